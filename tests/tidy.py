@@ -781,7 +781,8 @@ def cases_sizes():
                                              }, [FUNCTION_LINES_MAX + 1]
     yield "functions", "after odd macros and strings", {"common/a.c": (
         "#define OPEN(x) if (x) { /* \\\n */ \\\n    {\nint g(void)\n{\n"
-        "    OPEN(1) '{' \"{\\\"{\" /* { */\n    {\n}\nextern \"C\" {\nstruct s { int a; };\nstatic const int t[] = { 1, f(2) };\n"
+        "    OPEN(1) '{' \"{\\\"{\" /* { */\n    {\n}\nextern \"C\" {\n"
+        "struct s { int a; };\nstatic const int t[] = { 1, f(2) };\n"
         + long()["common/a.c"] + "}\n")}, [12]
     yield "functions", "two branches of an #if", {"common/a.c": (
         "#if A\nint f(int a)\n{\n#else\nint f(void)\n{\n#endif\n" + "    x();\n" * 3 + "}\n"
