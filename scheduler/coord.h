@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * coord.h - the pure core of the coordinator. coord_step() takes one event with the time in it; no I/O, clock, thread or
+ * environment inside. It appends outputs (SEND and END of calls) to a batch, in step order, and marks what must become
+ * durable; coord_collect() turns the marks into records, the last version of each row once.
+ *
+ * The shell's duty, which is the order contract (STYLE 3): outputs appended by a step leave only after a commit that holds
+ * every record marked up to that step. So: step until the queue is empty; if no commit runs, collect; if there are records,
+ * commit them, then let out the outputs; if there are none, let them out at once.
+ *
+ * A call number is the rpc server's. The core answers each unary call exactly once, and may keep streams open.
+ */
+#ifndef ACCEL_SCHEDULER_COORD_H
+#define ACCEL_SCHEDULER_COORD_H
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "common/arena.h"
+#include "common/error.h"
+#include "common/rpc.h"
+#include "common/trace.h"
+#include "scheduler/record.h"
+
+struct coord; /* opaque */
+
+/* Methods that the core handles; the id of their row in the service table (api.c). Admin's others belong to the shell. */
+enum coord_method {
+    COORD_SUBMIT = 1,
+    COORD_LIST,
+    COORD_GET,
+    COORD_WATCH,
+    COORD_CANCEL,
+    COORD_SIGNAL,
+    COORD_INPUT,
+    COORD_LOG_READ,
+    COORD_NODES,
+    COORD_EVENTS,
+    COORD_SESSION, /* an agent: bidi */
+    COORD_METHOD_COUNT
+};
+
+struct coord_config {
+    int64_t session_grace_ms;   /* LIMIT_SESSION_GRACE_MS */
+    uint32_t history_jobs;      /* LIMIT_HISTORY_JOBS */
+    int64_t history_ms;         /* LIMIT_HISTORY_MS */
+    struct trace *trace;        /* NULL in production */
+};
+
+enum coord_event_type {
+    COORD_EV_CALL,      /* method, call, who, rpc_type, msg */
+    COORD_EV_TICK,      /* the deadline passed */
+};
+struct coord_event {
+    enum coord_event_type type;
+    int64_t now_ms;  /* mono, of this event */
+    int64_t wall_ms;
+    /* COORD_EV_CALL: what the transport said */
+    enum coord_method method;
+    enum rpc_event_type rpc_type;
+    uint64_t call;
+    const struct rpc_identity *who;
+    const ProtobufCMessage *msg; /* borrowed during the step */
+};
+
+struct coord_output {
+    uint64_t call;
+    bool is_end;       /* the call is over with code and text (and a last message if data) */
+    int code;          /* ACCEL_E* */
+    const char *text;  /* in the batch's arena */
+    const void *data;  /* packed message, in the arena; NULL: none */
+    size_t len;
+};
+struct coord_batch {
+    struct arena arena; /* owns all that outputs and records point to */
+    struct coord_output *outputs;
+    size_t output_count, output_cap;
+    struct record *records;
+    size_t record_count, record_cap;
+};
+void coord_batch_init(struct coord_batch *b);
+void coord_batch_done(struct coord_batch *b);
+void coord_batch_reset(struct coord_batch *b);
+
+struct coord *coord_create(const struct coord_config *config);
+void coord_destroy(struct coord *c);
+
+/* Start: every record of the store in load order, then coord_start, which marks the new epoch; serve only after the first
+ * collect is committed. new_era: for a store that has no meta row yet. */
+void coord_load(struct coord *c, const struct record *rec);
+void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_era);
+
+void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batch *out);
+/* Moves all marks into records of `out` (at most LIMIT_TXN_RECORDS; returns true if some are left for the next time). */
+bool coord_collect(struct coord *c, struct coord_batch *out);
+int64_t coord_deadline_ms(const struct coord *c); /* -1: none */
+void coord_check(const struct coord *c);          /* cheap invariants; run around every step */
+void coord_check_all(const struct coord *c);      /* everything, O(all); the simulator after every step */
+
+uint64_t coord_era(const struct coord *c);
+uint64_t coord_epoch(const struct coord *c);
+uint32_t coord_jobs_live(const struct coord *c);
+uint32_t coord_nodes_ready(const struct coord *c);
+uint32_t coord_nodes_known(const struct coord *c);
+/* May the daemon go: no live job, no open call but agents' sessions. */
+bool coord_is_idle(const struct coord *c);
+
+/* For docs/LIFECYCLES.md. */
+struct lifecycle;
+extern const struct lifecycle job_lifecycle, node_lifecycle, session_lifecycle;
+
+#endif
