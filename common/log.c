@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One line, one write, no buffer: what was logged before a crash is there. A message of several
+ * lines becomes one, so that a text from outside cannot forge an entry. Nothing is done about a log
+ * that cannot be written.
+ */
+#include "common/log.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/str.h"
+
+#define LOG_LINE_BYTES 4096 /* longer messages are cut; pipes take this much in one piece */
+
+static struct {
+    char program[32];
+    enum log_level max_level;
+    bool has_journal;
+} state = {.program = "accel", .max_level = LOG_LEVEL_INFO};
+
+/* systemd names the device and inode of the journal's stream; stderr may have been redirected
+ * since. */
+static bool is_journal(void)
+{
+    const char *stream = getenv("JOURNAL_STREAM");
+    struct stat st;
+    char ours[64];
+    if (stream == NULL || fstat(STDERR_FILENO, &st) < 0) {
+        return false;
+    }
+    snprintf(ours, sizeof(ours), "%" PRIu64 ":%" PRIu64, (uint64_t)st.st_dev, (uint64_t)st.st_ino);
+    return strcmp(ours, stream) == 0;
+}
+
+void log_init(const char *program, enum log_level max_level)
+{
+    str_copy(state.program, sizeof(state.program), program);
+    state.max_level = max_level;
+    state.has_journal = is_journal();
+}
+
+static const char *level_word(enum log_level level)
+{
+    switch (level) {
+    case LOG_LEVEL_ERROR: return "error: ";
+    case LOG_LEVEL_WARN: return "warning: ";
+    case LOG_LEVEL_DEBUG: return "debug: ";
+    case LOG_LEVEL_INFO: break;
+    }
+    return "";
+}
+
+void log_line(enum log_level level, const char *fmt, ...)
+{
+    char line[LOG_LINE_BYTES];
+    char when[32];
+    int len;
+    if (level > state.max_level) {
+        return;
+    }
+    if (state.has_journal) {
+        len = snprintf(line, sizeof(line), "<%d>", (int)level);
+    } else {
+        len = snprintf(line, sizeof(line), "%s %s: %s",
+                       clock_format_utc(clock_wall_ms(), when, sizeof(when)), state.program,
+                       level_word(level));
+    }
+    size_t start = (size_t)len;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(line + start, sizeof(line) - start - 1, fmt, args);
+    va_end(args);
+    size_t end = start + strlen(line + start);
+    for (size_t i = start; i < end; i++) {
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f) {
+            line[i] = line[i] == '\n' ? ';' : ' ';
+        }
+    }
+    line[end++] = '\n';
+    if (write(STDERR_FILENO, line, end) < 0) {
+        return; /* nobody is left to tell */
+    }
+}

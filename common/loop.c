@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Glue between libuv and the daemons' shells. libuv counts time on a clock that stands still while
+ * the machine sleeps; deadlines are on CLOCK_BOOTTIME, so a timer compares when it fires, and is
+ * armed again with every step of the core.
+ */
+#include "common/loop.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/close_range.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/str.h"
+
+static int from_uv(int status)
+{
+    return status < 0 ? error_sys(NULL, -status, "libuv") : 0;
+}
+
+/* For kernels before Linux 5.11 and sandboxes without close_range. */
+static void mark_all_cloexec(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    const struct dirent *entry;
+    uint64_t fd;
+    CHECK(dir != NULL);
+    while ((entry = readdir(dir)) != NULL) {
+        if (parse_u64(entry->d_name, STDERR_FILENO + 1, INT_MAX, &fd) == 0) {
+            fcntl((int)fd, F_SETFD, FD_CLOEXEC);
+        }
+    }
+    closedir(dir);
+}
+
+void loop_daemon_prepare(void)
+{
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    int fd;
+    /* A daemon started with 0-2 closed must not print into its database. */
+    do {
+        fd = open("/dev/null", O_RDWR);
+        CHECK(fd >= 0);
+    } while (fd <= STDERR_FILENO);
+    close(fd);
+    if (close_range(STDERR_FILENO + 1, ~0u, CLOSE_RANGE_CLOEXEC) < 0) {
+        mark_all_cloexec();
+    }
+    sigaction(SIGPIPE, &ignore, NULL);
+    umask(077);
+}
+
+/* ---- timers ---- */
+
+static void on_uv_timer(uv_timer_t *uv)
+{
+    struct loop_timer *t = uv->data;
+    int64_t late_ms = clock_mono_ms() - t->deadline_ms;
+    if (t->deadline_ms < 0) {
+        return;
+    }
+    if (late_ms < 0) { /* libuv rounds to milliseconds of its own clock */
+        loop_timer_set(t, t->deadline_ms);
+        return;
+    }
+    t->deadline_ms = -1;
+    t->on_due(t->ctx, late_ms);
+}
+
+int loop_timer_init(uv_loop_t *loop, struct loop_timer *t, void (*on_due)(void *, int64_t),
+                    void *ctx)
+{
+    *t = (struct loop_timer){.on_due = on_due, .ctx = ctx, .deadline_ms = -1};
+    t->uv.data = t;
+    int r = uv_timer_init(loop, &t->uv);
+    t->uv.data = t;
+    return from_uv(r);
+}
+
+void loop_timer_set(struct loop_timer *t, int64_t deadline_ms)
+{
+    t->deadline_ms = deadline_ms < 0 ? -1 : deadline_ms;
+    if (deadline_ms < 0) {
+        uv_timer_stop(&t->uv);
+        return;
+    }
+    int64_t now_ms = clock_mono_ms();
+    uint64_t wait_ms = deadline_ms > now_ms ? (uint64_t)(deadline_ms - now_ms) : 0;
+    uv_update_time(
+        t->uv.loop); /* the timeout counts from the loop's idea of now, which may be old */
+    int r = uv_timer_start(&t->uv, on_uv_timer, wait_ms, 0);
+    CHECK(r == 0); /* it fails only on a closing handle */
+}
+
+void loop_timer_close(struct loop_timer *t, uv_close_cb on_closed)
+{
+    t->deadline_ms = -1;
+    uv_close((uv_handle_t *)&t->uv, on_closed);
+}
+
+/* ---- signals ---- */
+
+static void on_uv_signal(uv_signal_t *uv, int signo)
+{
+    struct loop_signals *s = uv->data;
+    s->on_stop(s->ctx, signo);
+}
+
+int loop_signals_init(uv_loop_t *loop, struct loop_signals *s, void (*on_stop)(void *, int),
+                      void *ctx)
+{
+    *s = (struct loop_signals){.on_stop = on_stop, .ctx = ctx};
+    int r = uv_signal_init(loop, &s->term);
+    if (r == 0) {
+        r = uv_signal_init(loop, &s->intr);
+    }
+    s->term.data = s;
+    s->intr.data = s;
+    if (r == 0) {
+        r = uv_signal_start(&s->term, on_uv_signal, SIGTERM);
+    }
+    if (r == 0) {
+        r = uv_signal_start(&s->intr, on_uv_signal, SIGINT);
+    }
+    return from_uv(r);
+}
+
+void loop_signals_close(struct loop_signals *s)
+{
+    uv_close((uv_handle_t *)&s->term, NULL);
+    uv_close((uv_handle_t *)&s->intr, NULL);
+}
