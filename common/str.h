@@ -23,6 +23,7 @@ void str_add(struct str *s, const void *p, size_t len);
 void str_adds(struct str *s, const char *text);
 void str_addc(struct str *s, char c);
 void str_addf(struct str *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
+void str_addv(struct str *s, const char *fmt, va_list args) PRINTF_LIKE(2, 0);
 void str_drop_front(struct str *s, size_t len);  /* removes the first len bytes */
 char *str_steal(struct str *s);                  /* caller frees; s is as after str_init */
 
