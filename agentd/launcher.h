@@ -12,12 +12,8 @@
 #define ACCEL_AGENTD_LAUNCHER_H
 
 #include "accel/v1/shim.pb-c.h"
+#include "agentd/attempt.h"
 #include "common/error.h"
-
-struct attempt_id {
-    uint64_t job_id;
-    uint32_t attempt;
-};
 
 struct launcher_callbacks {
     /* ranks: pid, start_ms. A rank that could not be started has `error`; then the gang is being killed and on_gone follows. */
@@ -72,15 +68,6 @@ int launcher_exec_start_spawn(const char *path, const char *attempts_dir, int *r
  * sweeps attempts whose shim is dead without an exit record. Calls found() once per attempt that is live or ended but
  * not acked, before returning; for live ones the callbacks above follow as if this launcher had started them (on_started is not
  * repeated). For ended ones the record is given. */
-struct launcher_found {
-    struct attempt_id id;
-    uint64_t era;
-    bool is_live;
-    const Accel__V1__AttemptSpec *spec;
-    const Accel__V1__ShimHello *hello;    /* live only */
-    const Accel__V1__ExitRecord *record;  /* ended only; on a swept attempt made up from what is known */
-    bool shim_lost;
-};
 int launcher_exec_adopt(struct launcher *l, void (*found)(void *ctx, const struct launcher_found *f), void *ctx,
                         struct accel_error *err);
 
