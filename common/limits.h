@@ -57,8 +57,15 @@
 #define LIMIT_DAEMON_START_MS 15000       /* accelctl waits this long for an embedded daemon to answer */
 
 /* --- store --- */
-#define LIMIT_TXN_RECORDS 4096u           /* records in one commit; more wait for the next */
+#define LIMIT_TXN_RECORDS 4096u           /* marked rows above which the shell reads no more calls until a commit */
+#define LIMIT_IDLE_ENVIRONMENTS 64u       /* environments kept in memory without a live job; the oldest go */
+#define LIMIT_FREE_RESTARTS 100u          /* restarts of one job that nobody is to blame for (node lost); then LOST */
 #define LIMIT_DEFERRED_MESSAGES 65536u    /* agent messages held while the store cannot write; then the session is closed */
 #define LIMIT_SEQ_RESERVE 100000u         /* event numbers reserved per meta row write */
+#define LIMIT_STORE_WAL_IDLE_PAGES 1000u  /* of 4 KiB: written back when no commit waits */
+#define LIMIT_STORE_WAL_PAGES 8192u       /* never idle: a commit itself writes back above this (32 MiB) */
+#define LIMIT_STORE_IDLE_MS 20            /* no commit for this long after one: the store is idle */
+#define LIMIT_STORE_OPERATIONS 16u        /* snapshots and checks waiting; further ones get ACCEL_EFULL */
+#define LIMIT_STORE_PROBLEMS 100u         /* findings of one check; then "and more" */
 
 #endif
