@@ -115,6 +115,7 @@ char *arena_strdup(struct arena *a, const char *s)
 char *arena_printf(struct arena *a, const char *fmt, ...)
 {
     va_list args;
+    CHECK(fmt != NULL); /* gcc with UBSan takes the other case for possible, and warns */
     va_start(args, fmt);
     int len = vsnprintf(NULL, 0, fmt, args);
     va_end(args);
