@@ -207,7 +207,10 @@ int rpc_frame_parse(const uint8_t *p, size_t len, struct rpc_frame *ret_frame)
             f.text = (const char *)data;
             f.text_len = v;
             break;
-        default: break;
+        default:
+            if (tag >> 3 <= TAG_TEXT >> 3) /* a field of ours, of another type */
+                return ACCEL_EPROTO;
+            break;
         }
     }
     *ret_frame = f;
