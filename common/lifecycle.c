@@ -92,7 +92,8 @@ static int test_frame(const struct verifier *v)
         snprintf(v->text, v->size, "%s: no states, no events or no rows", lc->name);
         return ACCEL_EINVAL;
     }
-    if (lc->initial_state >= lc->state_count || lc->end_state >= lc->state_count) {
+    if (lc->initial_state >= lc->state_count ||
+        (lc->end_state >= lc->state_count && lc->end_state != LIFECYCLE_NO_END)) {
         snprintf(v->text, v->size, "%s: the initial or the end state does not exist", lc->name);
         return ACCEL_EINVAL;
     }
@@ -273,8 +274,12 @@ static void draw_kind(const struct lifecycle *lc, enum lifecycle_kind kind, cons
 
 void lifecycle_draw(const struct lifecycle *lc, struct str *out)
 {
-    str_addf(out, "## %s\n\nBegins in %s and ends in %s, which nothing leaves.\n", lc->name,
-             lc->state_names[lc->initial_state], lc->state_names[lc->end_state]);
+    str_addf(out, "## %s\n\nBegins in %s and ", lc->name, lc->state_names[lc->initial_state]);
+    if (lc->end_state == LIFECYCLE_NO_END) {
+        str_adds(out, "has no end.\n");
+    } else {
+        str_addf(out, "ends in %s, which nothing leaves.\n", lc->state_names[lc->end_state]);
+    }
     draw_kind(lc, LIFECYCLE_MOVE,
               "\n| state | event | if | next | effects | why |\n|---|---|---|---|---|---|\n", out);
     draw_kind(lc, LIFECYCLE_IGNORE,

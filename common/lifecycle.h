@@ -17,6 +17,8 @@ enum lifecycle_kind {
     LIFECYCLE_REFUSE,  /* nothing happens; why is what the caller is told */
 };
 
+#define LIFECYCLE_NO_END 0xff
+
 struct lifecycle_guard {
     const char *name;                                    /* "restarts left" */
     bool (*holds)(const void *object, const void *event); /* pure */
@@ -43,7 +45,7 @@ struct lifecycle {
     const struct lifecycle_row *rows;
     size_t row_count;
     uint8_t initial_state;
-    uint8_t end_state; /* captive: every row of it stays in it */
+    uint8_t end_state; /* captive: every row of it stays in it; LIFECYCLE_NO_END: this life has none */
 };
 
 /* The row that applies: the first whose guard holds. Never NULL for a verified table. O(rows of the state). */

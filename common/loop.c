@@ -75,7 +75,6 @@ int loop_timer_init(uv_loop_t *loop, struct loop_timer *t, void (*on_due)(void *
                     void *ctx)
 {
     *t = (struct loop_timer){.on_due = on_due, .ctx = ctx, .deadline_ms = -1};
-    t->uv.data = t;
     int r = uv_timer_init(loop, &t->uv);
     t->uv.data = t;
     return from_uv(r);
@@ -90,8 +89,8 @@ void loop_timer_set(struct loop_timer *t, int64_t deadline_ms)
     }
     int64_t now_ms = clock_mono_ms();
     uint64_t wait_ms = deadline_ms > now_ms ? (uint64_t)(deadline_ms - now_ms) : 0;
-    uv_update_time(
-        t->uv.loop); /* the timeout counts from the loop's idea of now, which may be old */
+    /* The timeout counts from the loop's idea of now, which may be old. */
+    uv_update_time(t->uv.loop);
     int r = uv_timer_start(&t->uv, on_uv_timer, wait_ms, 0);
     CHECK(r == 0); /* it fails only on a closing handle */
 }

@@ -129,6 +129,28 @@ static void test_memory(void **state)
     codec_reader_done(&reader);
 }
 
+/* A stream that never comes to an end between two frames: what was consumed goes all the same. */
+static void test_endless(void **state)
+{
+    static char frame[CAP];
+    AUTO_STR struct str stream = {0};
+    struct codec_reader reader;
+    const uint8_t *data;
+    size_t len;
+    codec_add_bytes(&stream, frame, sizeof(frame));
+    codec_reader_init(&reader, CAP);
+    codec_reader_feed(&reader, stream.data, stream.len / 2);
+    for (int i = 0; i < 1000; i++) {
+        codec_reader_feed(&reader, stream.data + stream.len / 2, stream.len - stream.len / 2);
+        codec_reader_feed(&reader, stream.data, stream.len / 2);
+        assert_int_equal(codec_reader_next(&reader, &data, &len), 1);
+        assert_int_equal(len, sizeof(frame));
+        assert_int_equal(codec_reader_next(&reader, &data, &len), 0);
+        assert_true(reader.buf.cap < 500000);
+    }
+    codec_reader_done(&reader);
+}
+
 static void test_message(void **state)
 {
     Accel__V1__ShimHello hello = ACCEL__V1__SHIM_HELLO__INIT;
@@ -261,11 +283,11 @@ static void test_large(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pieces),  cmocka_unit_test(test_header),
-        cmocka_unit_test(test_cap),     cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_message), cmocka_unit_test(test_blocking),
-        cmocka_unit_test(test_ends),    cmocka_unit_test(test_gone),
-        cmocka_unit_test(test_large),
+        cmocka_unit_test(test_pieces),   cmocka_unit_test(test_header),
+        cmocka_unit_test(test_cap),      cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_endless),  cmocka_unit_test(test_message),
+        cmocka_unit_test(test_blocking), cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_gone),     cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests_name("codec", tests, NULL, NULL);
 }

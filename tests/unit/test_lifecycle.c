@@ -288,6 +288,21 @@ static void test_drawing(void **state)
     assert_string_equal(out.data + sizeof(want) - 1, want);
 }
 
+static void test_no_end(void **state)
+{
+    struct table t;
+    char text[256] = "";
+    AUTO_STR struct str out = {0};
+    table_init(&t);
+    t.rows[7] = (struct lifecycle_row){GONE, STOP, NULL, LIFECYCLE_MOVE, IDLE, 0, NULL};
+    t.lc.end_state = LIFECYCLE_NO_END;
+    if (lifecycle_test(&t.lc, text, sizeof(text)) != 0) {
+        fail_msg("%s", text);
+    }
+    lifecycle_draw(&t.lc, &out);
+    assert_non_null(strstr(out.data, "Begins in IDLE and has no end.\n"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -295,7 +310,7 @@ int main(void)
         cmocka_unit_test(test_coverage), cmocka_unit_test(test_rows),
         cmocka_unit_test(test_ranges),   cmocka_unit_test(test_names),
         cmocka_unit_test(test_reach),    cmocka_unit_test(test_abort),
-        cmocka_unit_test(test_drawing),
+        cmocka_unit_test(test_drawing),  cmocka_unit_test(test_no_end),
     };
     return cmocka_run_group_tests_name("lifecycle", tests, NULL, NULL);
 }

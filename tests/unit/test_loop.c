@@ -64,6 +64,13 @@ static void test_timer(void **state)
     uv_run(&f.loop, UV_RUN_DEFAULT);
     assert_int_equal(f.fired, 2);
     assert_true(f.late_ms >= 500);
+    for (int i = 0; i < 100; i++) { /* the clocks tick at different moments: some would be early */
+        deadline_ms = clock_mono_ms() + 1 + i % 3;
+        loop_timer_set(&f.timer, deadline_ms);
+        uv_run(&f.loop, UV_RUN_DEFAULT);
+        assert_true(f.late_ms >= 0 && f.due_ms >= deadline_ms);
+    }
+    f.fired = 2;
     loop_timer_set(&f.timer, clock_mono_ms());
     loop_timer_set(&f.timer, -1);
     loop_timer_set(&f.timer, INT64_MAX);
