@@ -57,7 +57,6 @@
 #define LIMIT_DAEMON_START_MS 15000       /* accelctl waits this long for an embedded daemon to answer */
 
 /* --- store --- */
-#define LIMIT_TXN_RECORDS 4096u           /* marked rows above which the shell reads no more calls until a commit */
 #define LIMIT_IDLE_ENVIRONMENTS 64u       /* environments kept in memory without a live job; the oldest go */
 #define LIMIT_FREE_RESTARTS 100u          /* restarts of one job that nobody is to blame for (node lost); then LOST */
 #define LIMIT_DEFERRED_MESSAGES 65536u    /* agent messages held while the store cannot write; then the session is closed */

@@ -90,8 +90,8 @@ void coord_load(struct coord *c, const struct record *rec);
 void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_era);
 
 void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batch *out);
-/* Moves all marks into records of `out` (at most LIMIT_TXN_RECORDS; returns true if some are left for the next time). */
-bool coord_collect(struct coord *c, struct coord_batch *out);
+/* Moves all marks into records of `out`. */
+void coord_collect(struct coord *c, struct coord_batch *out);
 int64_t coord_deadline_ms(const struct coord *c); /* -1: none */
 void coord_check(const struct coord *c);          /* cheap invariants; run around every step */
 void coord_check_all(const struct coord *c);      /* everything, O(all); the simulator after every step */

@@ -16,7 +16,7 @@
 #include "scheduler/record.h"
 
 struct store_txn {
-    const struct record *records; /* at most one per (table, key), LIMIT_TXN_RECORDS in all */
+    const struct record *records; /* at most one per (table, key) */
     size_t count;
     uint64_t epoch; /* of the writer; ACCEL_ESTALE if the store has a higher one. A RECORD_META in
                      * the txn may raise it */

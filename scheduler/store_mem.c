@@ -422,7 +422,6 @@ static int check_txn(struct store_mem *s, const struct store_txn *txn, struct ac
 static int mem_commit(struct store *base, const struct store_txn *txn, struct accel_error *err)
 {
     struct store_mem *s = CONTAINER_OF(base, struct store_mem, base);
-    CHECK(txn->count <= LIMIT_TXN_RECORDS);
     bool must_fail = s->fail_count > 0;
     s->fail_count -= must_fail;
     if (must_fail && !s->fail_applied) {

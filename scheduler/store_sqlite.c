@@ -605,7 +605,6 @@ static int sqlite_commit(struct store *base, const struct store_txn *txn, struct
 {
     struct store_sqlite *s = CONTAINER_OF(base, struct store_sqlite, base);
     uint64_t epoch = 0;
-    CHECK(txn->count <= LIMIT_TXN_RECORDS);
     int r = connection_need(s, err);
     if (r != 0) {
         return r;

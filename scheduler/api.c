@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api.c - the service table of the coordinator: every method that may be called, who may, and how large a request may
+ * be. Calls about jobs, nodes and events go to the core; those about the daemon and its store are answered here.
+ */
+#include <string.h>
+#include <unistd.h>
+
+#include "accel/v1/admin.pb-c.h"
+#include "accel/v1/agent.pb-c.h"
+#include "accel/v1/event.pb-c.h"
+#include "accel/v1/job.pb-c.h"
+#include "accel/v1/node.pb-c.h"
+#include "common/limits.h"
+#include "scheduler/shell.h"
+
+enum admin_method { ADMIN_STATUS = COORD_METHOD_COUNT + 1, ADMIN_SNAPSHOT, ADMIN_BACKUP, ADMIN_CHECK, ADMIN_SHUTDOWN };
+
+static void to_core(void *ctx, const struct rpc_event *ev)
+{
+    shell_on_call(ctx, ev);
+}
+
+static void end_with(struct shell *s, uint64_t call, const ProtobufCMessage *msg)
+{
+    size_t len = protobuf_c_message_get_packed_size(msg);
+    uint8_t *packed = xcalloc(1, len + 1);
+
+    protobuf_c_message_pack(msg, packed);
+    rpc_server_end(s->server, call, packed, len, 0, "");
+    free(packed);
+}
+
+static void on_status(struct shell *s, uint64_t call)
+{
+    Accel__V1__StatusReply m = ACCEL__V1__STATUS_REPLY__INIT;
+
+    m.version = (char *)ACCEL_VERSION;
+    m.era = coord_era(s->core);
+    m.epoch = coord_epoch(s->core);
+    m.pid = (uint32_t)getpid();
+    m.start_ms = s->start_wall_ms;
+    m.nodes_ready = coord_nodes_ready(s->core);
+    m.nodes_known = coord_nodes_known(s->core);
+    m.jobs_live = coord_jobs_live(s->core);
+    m.row_writes = __atomic_load_n(&s->store->row_writes, __ATOMIC_RELAXED);
+    m.commits = __atomic_load_n(&s->store->commits, __ATOMIC_RELAXED);
+    m.store = (char *)s->store->ops->describe(s->store);
+    m.store_error = (char *)(s->failing.code ? s->failing.text : "");
+    m.idle_exit = s->options->idle_exit_ms > 0;
+    end_with(s, call, &m.base);
+}
+
+/* --- store operations: answered when the store's thread has done them --- */
+
+struct admin_op {
+    struct shell *shell;
+    uint64_t call;
+};
+
+static struct admin_op *op_new(struct shell *s, uint64_t call)
+{
+    struct admin_op *op = xcalloc(1, sizeof(*op));
+
+    op->shell = s;
+    op->call = call;
+    s->admin_calls++;
+    return op;
+}
+
+static void on_snapshot_done(void *ctx, int r, uint64_t bytes, const struct accel_error *err)
+{
+    struct admin_op *op = ctx;
+    Accel__V1__SnapshotReply m = ACCEL__V1__SNAPSHOT_REPLY__INIT;
+
+    op->shell->admin_calls--;
+    m.bytes = bytes;
+    if (!op->shell->server)
+        ; /* stopping: the caller was told that the connection is gone */
+    else if (r < 0)
+        rpc_server_end(op->shell->server, op->call, NULL, 0, r, err->text);
+    else
+        end_with(op->shell, op->call, &m.base);
+    free(op);
+}
+
+static void on_snapshot(struct shell *s, uint64_t call, const Accel__V1__SnapshotRequest *rq)
+{
+    if (rq->path.len == 0 || rq->path.data[0] != '/' || rq->path.len >= 4096 || memchr(rq->path.data, 0, rq->path.len)) {
+        rpc_server_end(s->server, call, NULL, 0, ACCEL_EINVAL, "the file must be an absolute path");
+        return;
+    }
+    char *path = xcalloc(1, rq->path.len + 1);
+    memcpy(path, rq->path.data, rq->path.len);
+    store_thread_snapshot(s->thread, path, on_snapshot_done, op_new(s, call));
+    free(path);
+}
+
+static void on_check_done(void *ctx, int r, const char *const *problems, const struct accel_error *err)
+{
+    struct admin_op *op = ctx;
+    Accel__V1__CheckReply m = ACCEL__V1__CHECK_REPLY__INIT;
+
+    op->shell->admin_calls--;
+    m.problems = (char **)problems;
+    while (problems && problems[m.n_problems]) m.n_problems++;
+    if (!op->shell->server)
+        ;
+    else if (r < 0)
+        rpc_server_end(op->shell->server, op->call, NULL, 0, r, err->text);
+    else
+        end_with(op->shell, op->call, &m.base);
+    free(op);
+}
+
+static void on_admin(void *ctx, const struct rpc_event *ev)
+{
+    struct shell *s = ctx;
+    Accel__V1__ShutdownReply bye = ACCEL__V1__SHUTDOWN_REPLY__INIT;
+
+    if (ev->type != RPC_OPEN) return;
+    switch (ev->method->id) {
+    case ADMIN_STATUS: on_status(s, ev->call); break;
+    case ADMIN_SNAPSHOT:
+    case ADMIN_BACKUP: on_snapshot(s, ev->call, (const Accel__V1__SnapshotRequest *)ev->msg); break;
+    case ADMIN_CHECK: store_thread_check(s->thread, on_check_done, op_new(s, ev->call)); break;
+    case ADMIN_SHUTDOWN:
+        end_with(s, ev->call, &bye.base);
+        shell_stop(s, "asked to by a caller");
+        break;
+    }
+}
+
+#define DESC(name) &accel__v1__##name##__descriptor
+#define SMALL LIMIT_SMALL_MESSAGE_BYTES
+#define UNARY(path, rq, rp, role, cap, handler, id) {path, DESC(rq), DESC(rp), false, false, role, cap, handler, id}
+#define STREAM(path, rq, rp, role, cap, handler, id) {path, DESC(rq), DESC(rp), false, true, role, cap, handler, id}
+
+static const struct rpc_method methods[] = {
+    UNARY("/accel.v1.Jobs/Submit", submit_request, submit_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES, to_core, COORD_SUBMIT),
+    UNARY("/accel.v1.Jobs/List", list_request, list_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES, to_core, COORD_LIST),
+    UNARY("/accel.v1.Jobs/Get", get_request, get_reply, RPC_ROLE_USER, SMALL, to_core, COORD_GET),
+    STREAM("/accel.v1.Jobs/Watch", watch_request, watch_reply, RPC_ROLE_USER, SMALL, to_core, COORD_WATCH),
+    UNARY("/accel.v1.Jobs/Cancel", cancel_request, cancel_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES, to_core, COORD_CANCEL),
+    UNARY("/accel.v1.Jobs/Signal", signal_request, signal_reply, RPC_ROLE_USER, SMALL, to_core, COORD_SIGNAL),
+    UNARY("/accel.v1.Jobs/Input", input_request, input_reply, RPC_ROLE_USER, 2 * LIMIT_INPUT_CHUNK_BYTES, to_core,
+          COORD_INPUT),
+    UNARY("/accel.v1.Logs/Read", log_read_request, log_read_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES, to_core,
+          COORD_LOG_READ),
+    UNARY("/accel.v1.Nodes/List", nodes_request, nodes_reply, RPC_ROLE_USER, SMALL, to_core, COORD_NODES),
+    STREAM("/accel.v1.Events/Watch", events_request, events_reply, RPC_ROLE_USER, SMALL, to_core, COORD_EVENTS),
+    {"/accel.v1.Agent/Session", DESC(agent_up), DESC(coord_down), true, true, RPC_ROLE_NODE, LIMIT_FRAME_BYTES, to_core,
+     COORD_SESSION},
+    UNARY("/accel.v1.Admin/Status", status_request, status_reply, RPC_ROLE_USER, SMALL, on_admin, ADMIN_STATUS),
+    UNARY("/accel.v1.Admin/Snapshot", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, SMALL, on_admin, ADMIN_SNAPSHOT),
+    UNARY("/accel.v1.Admin/Backup", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, SMALL, on_admin, ADMIN_BACKUP),
+    UNARY("/accel.v1.Admin/Check", check_request, check_reply, RPC_ROLE_ADMIN, SMALL, on_admin, ADMIN_CHECK),
+    UNARY("/accel.v1.Admin/Shutdown", shutdown_request, shutdown_reply, RPC_ROLE_ADMIN, SMALL, on_admin, ADMIN_SHUTDOWN),
+};
+
+const struct rpc_service *api_service(struct shell *s)
+{
+    static struct rpc_service service = {.methods = methods, .count = ARRAY_LEN(methods)};
+
+    service.ctx = s; /* one coordinator per process */
+    return &service;
+}

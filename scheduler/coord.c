@@ -1,0 +1,648 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * coord.c - the frame of the core: outputs, marks, the step, the collection of records, timers and checks. What each
+ * event means is decided in the neighbours (job.c, node.c, place.c, coord_*.c). No I/O, no clock.
+ */
+#include "scheduler/coord_internal.h"
+
+/* --- batches --- */
+
+void coord_batch_init(struct coord_batch *b)
+{
+    *b = (struct coord_batch){0};
+    arena_init(&b->arena);
+}
+
+void coord_batch_done(struct coord_batch *b)
+{
+    arena_done(&b->arena);
+    free(b->outputs);
+    free(b->records);
+    *b = (struct coord_batch){0};
+}
+
+void coord_batch_reset(struct coord_batch *b)
+{
+    arena_reset(&b->arena);
+    b->output_count = 0;
+    b->record_count = 0;
+}
+
+static struct coord_output *output_add(struct coord *c, uint64_t call)
+{
+    struct coord_batch *b = c->out;
+
+    CHECK(b);
+    if (b->output_count == b->output_cap) {
+        b->output_cap = b->output_cap ? b->output_cap * 2 : 16;
+        b->outputs = xrealloc(b->outputs, b->output_cap * sizeof(*b->outputs));
+    }
+    struct coord_output *o = &b->outputs[b->output_count++];
+    *o = (struct coord_output){.call = call};
+    return o;
+}
+
+static struct record *record_add(struct coord_batch *b, enum record_table table)
+{
+    if (b->record_count == b->record_cap) {
+        b->record_cap = b->record_cap ? b->record_cap * 2 : 16;
+        b->records = xrealloc(b->records, b->record_cap * sizeof(*b->records));
+    }
+    struct record *r = &b->records[b->record_count++];
+    memset(r, 0, sizeof(*r));
+    r->table = table;
+    return r;
+}
+
+static void output_pack(struct coord *c, struct coord_output *o, const ProtobufCMessage *msg)
+{
+    size_t len = protobuf_c_message_get_packed_size(msg);
+    uint8_t *data = arena_alloc(&c->out->arena, len + 1);
+
+    protobuf_c_message_pack(msg, data);
+    o->data = data;
+    o->len = len;
+}
+
+void out_send(struct coord *c, uint64_t call, const ProtobufCMessage *msg)
+{
+    output_pack(c, output_add(c, call), msg);
+}
+
+void out_end(struct coord *c, uint64_t call, const ProtobufCMessage *msg)
+{
+    struct coord_output *o = output_add(c, call);
+
+    o->is_end = true;
+    if (msg) output_pack(c, o, msg);
+}
+
+void out_fail(struct coord *c, uint64_t call, int code, const char *fmt, ...)
+{
+    char text[ACCEL_ERROR_TEXT];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    struct coord_output *o = output_add(c, call);
+    o->is_end = true;
+    o->code = code;
+    o->text = arena_strdup(&c->out->arena, text);
+}
+
+static void *arena_pb_alloc(void *data, size_t size)
+{
+    return arena_alloc(data, size);
+}
+
+static void arena_pb_free(void *data, void *p)
+{
+    (void)data;
+    (void)p;
+}
+
+ProtobufCAllocator *arena_allocator(struct arena *a, ProtobufCAllocator *ret)
+{
+    *ret = (ProtobufCAllocator){.alloc = arena_pb_alloc, .free = arena_pb_free, .allocator_data = a};
+    return ret;
+}
+
+/* --- marks --- */
+
+void mark_job(struct coord *c, struct job *j)
+{
+    if (j->is_dirty) return;
+    j->is_dirty = true;
+    TAILQ_INSERT_TAIL(&c->dirty_jobs, j, dirty);
+}
+
+void mark_attempt(struct coord *c, struct attempt *a, bool with_workers)
+{
+    if (with_workers) a->workers_dirty = true;
+    if (a->is_dirty) return;
+    a->is_dirty = true;
+    TAILQ_INSERT_TAIL(&c->dirty_attempts, a, dirty);
+}
+
+void mark_node(struct coord *c, struct node *n)
+{
+    if (n->is_dirty) return;
+    n->is_dirty = true;
+    TAILQ_INSERT_TAIL(&c->dirty_nodes, n, dirty);
+}
+
+struct record *mark_loose(struct coord *c, enum record_table table)
+{
+    if (c->loose_count == c->loose_cap) {
+        c->loose_cap = c->loose_cap ? c->loose_cap * 2 : 16;
+        c->loose = xrealloc(c->loose, c->loose_cap * sizeof(*c->loose));
+    }
+    struct record *r = &c->loose[c->loose_count++];
+    memset(r, 0, sizeof(*r));
+    r->table = table;
+    return r;
+}
+
+/* --- collection --- */
+
+static const char *text_dup(struct arena *a, const char *s)
+{
+    return s ? arena_strdup(a, s) : "";
+}
+
+static struct record_blob blob_dup(struct arena *a, const void *p, size_t len)
+{
+    return (struct record_blob){.data = len ? arena_dup(a, p, len) : NULL, .len = len};
+}
+
+static struct record_blob path_blob(struct arena *a, const char *path)
+{
+    return blob_dup(a, path, path ? strlen(path) : 0);
+}
+
+static void collect_environment(struct coord_batch *b, struct environment *e)
+{
+    struct record *r = record_add(b, RECORD_ENVIRONMENT);
+
+    r->u.environment.id = e->id;
+    r->u.environment.env = blob_dup(&b->arena, e->data, e->len);
+    e->is_written = true;
+}
+
+static void collect_job(struct coord *c, struct coord_batch *b, struct job *j)
+{
+    struct arena *a = &b->arena;
+
+    if (j->env && !j->env->is_written && j->env->data) collect_environment(b, j->env);
+    struct record_job *r = &record_add(b, RECORD_JOB)->u.job;
+    *r = (struct record_job){
+        .id = j->id,
+        .name = text_dup(a, j->name),
+        .user = text_dup(a, j->user->name),
+        .uid = j->uid,
+        .gid = j->gid,
+        .state = job_state_to_proto(j->state),
+        .result = j->result,
+        .reason = text_dup(a, j->reason),
+        .attempt = j->attempt,
+        .restarts = j->restarts,
+        .max_restarts = j->max_restarts,
+        .exit_code = j->exit_code,
+        .submit_ms = j->submit_ms,
+        .start_ms = j->start_ms,
+        .end_ms = j->end_ms,
+        .submit_seq = j->submit_seq,
+        .end_seq = j->end_seq,
+        .command = text_dup(a, j->command),
+        .environment_id = j->env ? j->env->id : 0,
+        .request_id = blob_dup(a, j->request_id, sizeof(j->request_id)),
+        .spec = blob_dup(a, j->spec, j->spec_len),
+    };
+    if (j->id >= c->job_id_floor) c->job_id_floor = j->id + 1;
+}
+
+static void collect_attempt(struct coord_batch *b, const struct attempt *at)
+{
+    struct arena *a = &b->arena;
+    struct record_attempt *r = &record_add(b, RECORD_ATTEMPT)->u.attempt;
+
+    *r = (struct record_attempt){
+        .job_id = at->job->id,
+        .attempt = at->number,
+        .cause = at->cause,
+        .text = text_dup(a, at->text),
+        .start_ms = at->start_ms,
+        .run_ms = at->run_ms,
+        .end_ms = at->end_ms,
+        .start_seq = at->start_seq,
+        .run_seq = at->run_seq,
+        .end_seq = at->end_seq,
+        .first_failed_rank = at->first_failed_rank,
+        .master_addr = text_dup(a, at->master_addr),
+        .master_port = at->master_port,
+        .placement = attempt_placement_text(at, a),
+    };
+}
+
+static const char *worker_node_name(const struct attempt *at, uint32_t rank)
+{
+    for (size_t i = 0; i < at->share_count; i++) {
+        const struct share *s = &at->shares[i];
+        if (rank >= s->first_rank && rank < s->first_rank + s->local_size) return s->node_name;
+    }
+    return "";
+}
+
+static void collect_workers(struct coord_batch *b, const struct attempt *at)
+{
+    struct arena *a = &b->arena;
+
+    for (uint32_t i = 0; i < at->world_size; i++) {
+        const struct worker *w = &at->workers[i];
+        struct record_worker *r = &record_add(b, RECORD_WORKER)->u.worker;
+        *r = (struct record_worker){
+            .job_id = at->job->id,
+            .attempt = at->number,
+            .rank = w->rank,
+            .node = text_dup(a, worker_node_name(at, w->rank)),
+            .local_rank = w->local_rank,
+            .pid = w->pid,
+            .exited = w->exited,
+            .exit_code = w->exit_code,
+            .signal = w->signal,
+            .start_ms = w->start_ms,
+            .end_ms = w->end_ms,
+            .devices = text_dup(a, w->devices),
+            .error = text_dup(a, w->error),
+            .stderr_tail = blob_dup(a, w->stderr_tail, w->stderr_tail_len),
+            .stdout_path = path_blob(a, w->stdout_path),
+            .stderr_path = path_blob(a, w->stderr_path),
+        };
+    }
+}
+
+static void collect_node(struct coord_batch *b, const struct node *n)
+{
+    struct arena *a = &b->arena;
+    struct record_node *r = &record_add(b, RECORD_NODE)->u.node;
+
+    *r = (struct record_node){
+        .name = text_dup(a, n->name),
+        .machine_id = text_dup(a, n->machine_id),
+        .address = text_dup(a, n->address),
+        .version = text_dup(a, n->version),
+        .state = node_state_name(n->state),
+        .reason = "",
+        .isolation = text_dup(a, n->isolation),
+        .since_ms = n->since_ms,
+        .incarnation = n->incarnation,
+        .cpus = n->cpus,
+        .memory_bytes = n->memory_bytes,
+    };
+    for (size_t i = 0; i < n->device_count; i++) {
+        const struct device *d = &n->devices[i];
+        record_add(b, RECORD_DEVICE)->u.device = (struct record_device){
+            .node = text_dup(a, n->name),
+            .id = text_dup(a, d->id),
+            .model = text_dup(a, d->model),
+            .visible = text_dup(a, d->visible),
+            .fault = text_dup(a, d->fault),
+            .kind = d->kind,
+            .index = d->index,
+            .memory_bytes = d->memory_bytes,
+        };
+    }
+}
+
+static void collect_loose(struct coord *c, struct coord_batch *b)
+{
+    /* Their strings live in loose_arena, which is reused at once, while the batch lives until its commit: copy. */
+    for (size_t i = 0; i < c->loose_count; i++) {
+        struct record *r = record_add(b, c->loose[i].table);
+        struct arena *a = &b->arena;
+        *r = c->loose[i];
+        switch (r->table) {
+        case RECORD_EVENT:
+            r->u.event.kind = text_dup(a, r->u.event.kind);
+            r->u.event.node = text_dup(a, r->u.event.node);
+            r->u.event.text = text_dup(a, r->u.event.text);
+            break;
+        case RECORD_REQUEST:
+            r->u.request.id = blob_dup(a, r->u.request.id.data, r->u.request.id.len);
+            r->u.request.method = text_dup(a, r->u.request.method);
+            r->u.request.reply = blob_dup(a, r->u.request.reply.data, r->u.request.reply.len);
+            break;
+        case RECORD_DEVICE: /* deletes: key only */
+            r->u.device.node = text_dup(a, r->u.device.node);
+            r->u.device.id = text_dup(a, r->u.device.id);
+            break;
+        default: /* keys are numbers */
+            break;
+        }
+    }
+    c->loose_count = 0;
+    arena_reset(&c->loose_arena);
+}
+
+void coord_collect(struct coord *c, struct coord_batch *out)
+{
+    struct job *j;
+    struct attempt *a;
+    struct node *n;
+
+    collect_loose(c, out);
+    while ((j = TAILQ_FIRST(&c->dirty_jobs))) {
+        TAILQ_REMOVE(&c->dirty_jobs, j, dirty);
+        j->is_dirty = false;
+        collect_job(c, out, j);
+    }
+    while ((a = TAILQ_FIRST(&c->dirty_attempts))) {
+        TAILQ_REMOVE(&c->dirty_attempts, a, dirty);
+        a->is_dirty = false;
+        collect_attempt(out, a);
+        if (a->workers_dirty) collect_workers(out, a);
+        a->workers_dirty = false;
+    }
+    while ((n = TAILQ_FIRST(&c->dirty_nodes))) {
+        TAILQ_REMOVE(&c->dirty_nodes, n, dirty);
+        n->is_dirty = false;
+        collect_node(out, n);
+    }
+    if (c->seq_next + LIMIT_SEQ_RESERVE / 2 > c->seq_reserved) {
+        c->seq_reserved = c->seq_next + LIMIT_SEQ_RESERVE;
+        c->meta_dirty = true;
+    }
+    if (c->meta_dirty) {
+        c->meta_dirty = false;
+        record_add(out, RECORD_META)->u.meta = (struct record_meta){
+            .era = c->era,
+            .epoch = c->epoch,
+            .seq_reserved = c->seq_reserved,
+            .job_id_floor = c->job_id_floor,
+        };
+    }
+}
+
+/* --- calls kept open --- */
+
+struct call *call_new(struct coord *c, uint64_t id, enum call_kind kind)
+{
+    struct call *call = xcalloc(1, sizeof(*call));
+
+    call->id = id;
+    call->kind = kind;
+    HASH_ADD(hh, c->calls, id, sizeof(call->id), call);
+    if (kind != CALL_SESSION) c->user_calls++;
+    return call;
+}
+
+void call_free(struct coord *c, struct call *call)
+{
+    if (call->job) LIST_REMOVE(call, of_job);
+    if (call->node && call->kind != CALL_SESSION) LIST_REMOVE(call, of_node);
+    if (call->kind == CALL_EVENTS) LIST_REMOVE(call, of_events);
+    if (call->kind != CALL_SESSION) c->user_calls--;
+    HASH_DELETE(hh, c->calls, call);
+    free(call->request);
+    free(call);
+}
+
+static void call_closed(struct coord *c, uint64_t id)
+{
+    struct call *call = NULL;
+
+    HASH_FIND(hh, c->calls, &id, sizeof(id), call);
+    if (!call) return;
+    if (call->kind == CALL_LOG && call->node) {
+        Accel__V1__LogCancel cancel = ACCEL__V1__LOG_CANCEL__INIT;
+        Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
+        cancel.id = id;
+        down.body_case = ACCEL__V1__COORD_DOWN__BODY_LOG_CANCEL;
+        down.log_cancel = &cancel;
+        node_send(c, call->node, &down);
+    }
+    struct job *owned = call->kind == CALL_WATCH && call->is_owner ? call->job : NULL;
+    call_free(c, call);
+    if (owned && owned->kill_on_disconnect && job_is_live(owned)) job_apply(c, owned, JOB_EV_CANCEL, NULL);
+}
+
+/* --- the step --- */
+
+static void step_open(struct coord *c, const struct coord_event *ev)
+{
+    switch (ev->method) {
+    case COORD_SUBMIT: call_submit(c, ev); break;
+    case COORD_LIST: call_list(c, ev); break;
+    case COORD_GET: call_get(c, ev); break;
+    case COORD_WATCH: call_watch(c, ev); break;
+    case COORD_CANCEL: call_cancel(c, ev); break;
+    case COORD_SIGNAL: call_signal(c, ev); break;
+    case COORD_INPUT: call_input(c, ev); break;
+    case COORD_LOG_READ: call_log_read(c, ev); break;
+    case COORD_NODES: call_nodes(c, ev); break;
+    case COORD_EVENTS: call_events(c, ev); break;
+    case COORD_SESSION:
+    case COORD_METHOD_COUNT: CHECK(!"a unary method"); break;
+    }
+}
+
+static void step_call(struct coord *c, const struct coord_event *ev)
+{
+    if (ev->method == COORD_SESSION) {
+        call_session(c, ev);
+        return;
+    }
+    switch (ev->rpc_type) {
+    case RPC_OPEN: step_open(c, ev); break;
+    case RPC_CLOSED: call_closed(c, ev->call); break;
+    case RPC_MESSAGE:
+    case RPC_HALF_CLOSE: break; /* unary and server-streaming calls have nothing more to say */
+    }
+}
+
+static void step_tick(struct coord *c)
+{
+    struct heap_node *h;
+
+    while ((h = heap_min(&c->timers)) && h->key <= c->now_ms) {
+        struct timer *t = CONTAINER_OF(h, struct timer, node);
+        heap_remove(&c->timers, h);
+        switch (t->kind) {
+        case TIMER_JOB_LIMIT: job_apply(c, CONTAINER_OF(t, struct job, limit), JOB_EV_TIME_LIMIT, NULL); break;
+        case TIMER_NODE_GRACE: node_apply(c, CONTAINER_OF(t, struct node, grace), NODE_EV_SILENCE); break;
+        case TIMER_PRUNE: break; /* below */
+        }
+    }
+    history_prune_jobs(c);
+}
+
+void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batch *out)
+{
+    CHECK(c->epoch > 0 && !c->out);
+    coord_check(c);
+    c->out = out;
+    c->now_ms = MAX(c->now_ms, ev->now_ms);
+    c->wall_ms = ev->wall_ms;
+    if (ev->type == COORD_EV_TICK)
+        step_tick(c);
+    else
+        step_call(c, ev);
+    if (c->needs_placing) place_pending(c);
+    if (c->needs_pruning) history_prune_jobs(c);
+    c->needs_pruning = false;
+    c->out = NULL;
+    coord_check(c);
+}
+
+/* --- life of the core --- */
+
+struct coord *coord_create(const struct coord_config *config)
+{
+    struct coord *c = xcalloc(1, sizeof(*c));
+
+    lifecycle_verify(&job_lifecycle);
+    lifecycle_verify(&node_lifecycle);
+    lifecycle_verify(&session_lifecycle);
+    c->config = *config;
+    c->seq_next = 1;
+    c->job_id_next = 1;
+    c->environment_id_next = 1;
+    TAILQ_INIT(&c->pending);
+    TAILQ_INIT(&c->ended);
+    TAILQ_INIT(&c->env_idle);
+    TAILQ_INIT(&c->requests_by_age);
+    TAILQ_INIT(&c->dirty_jobs);
+    TAILQ_INIT(&c->dirty_attempts);
+    TAILQ_INIT(&c->dirty_nodes);
+    LIST_INIT(&c->event_calls);
+    heap_init(&c->timers);
+    c->prune_timer.kind = TIMER_PRUNE;
+    c->events = xcalloc(LIMIT_EVENTS, sizeof(*c->events));
+    arena_init(&c->loose_arena);
+    return c;
+}
+
+static void destroy_environments(struct coord *c)
+{
+    struct environment *e, *next;
+
+    HASH_CLEAR(hh_content, c->env_by_content);
+    HASH_ITER(hh_id, c->env_by_id, e, next)
+    {
+        HASH_DELETE(hh_id, c->env_by_id, e);
+        free(e->data);
+        free(e);
+    }
+}
+
+void coord_destroy(struct coord *c)
+{
+    if (!c) return;
+    struct call *call, *next_call;
+    struct node *n, *next_node;
+    struct user *u, *next_user;
+    struct request *r, *next_request;
+
+    c->is_closing = true;
+    HASH_ITER(hh, c->calls, call, next_call) call_free(c, call);
+    while (c->job_count) job_free(c, c->jobs[c->job_count - 1]);
+    HASH_ITER(hh, c->nodes, n, next_node) node_free(c, n);
+    HASH_ITER(hh, c->users, u, next_user)
+    {
+        HASH_DELETE(hh, c->users, u);
+        free(u);
+    }
+    HASH_ITER(hh, c->requests, r, next_request)
+    {
+        HASH_DELETE(hh, c->requests, r);
+        free(r->method);
+        free(r->reply);
+        free(r);
+    }
+    destroy_environments(c);
+    history_done(c);
+    free(c->jobs);
+    free(c->loose);
+    arena_done(&c->loose_arena);
+    heap_done(&c->timers);
+    free(c);
+}
+
+int64_t coord_deadline_ms(const struct coord *c)
+{
+    const struct heap_node *h = heap_min(&c->timers);
+
+    return h ? h->key : -1;
+}
+
+/* --- checks --- */
+
+void coord_check(const struct coord *c)
+{
+    CHECK(c->live_count + c->ended_count == c->job_count);
+    CHECK(c->seq_next <= c->seq_reserved || c->meta_dirty || c->seq_next - c->seq_reserved < LIMIT_SEQ_RESERVE);
+    CHECK(c->event_count <= LIMIT_EVENTS);
+    CHECK(!TAILQ_FIRST(&c->pending) || TAILQ_FIRST(&c->pending)->state == JOB_PENDING);
+    CHECK(!TAILQ_FIRST(&c->ended) || TAILQ_FIRST(&c->ended)->state == JOB_ENDED);
+}
+
+static void check_device_holders(const struct coord *c)
+{
+    for (const struct node *n = c->nodes; n; n = n->hh.next) {
+        size_t held = 0, named = 0;
+        const struct share *s;
+        for (size_t i = 0; i < n->device_count; i++) held += n->devices[i].holder != NULL;
+        LIST_FOREACH(s, &n->shares, on_node)
+        {
+            CHECK(!s->ended && s->node == n && job_is_live(s->attempt->job));
+            named += s->device_count;
+            for (size_t d = 0; d < s->device_count; d++)
+                for (size_t i = 0; i < n->device_count; i++)
+                    if (!strcmp(n->devices[i].id, s->devices[d])) CHECK(n->devices[i].holder == s->attempt);
+        }
+        CHECK(held <= named); /* a device that vanished from the node is named but held nowhere */
+        node_check(n);
+    }
+}
+
+void coord_check_all(const struct coord *c)
+{
+    uint32_t live = 0, pending = 0;
+    const struct job *j, *before = NULL;
+
+    for (size_t i = 0; i < c->job_count; i++) {
+        j = c->jobs[i];
+        CHECK(!before || before->id < j->id);
+        before = j;
+        live += job_is_live(j);
+        pending += j->state == JOB_PENDING;
+        job_check(j);
+    }
+    CHECK(live == c->live_count);
+    before = NULL;
+    TAILQ_FOREACH(j, &c->pending, queue)
+    {
+        CHECK(j->state == JOB_PENDING && (!before || before->id < j->id));
+        before = j;
+        pending--;
+    }
+    CHECK(pending == 0);
+    check_device_holders(c);
+    coord_check(c);
+}
+
+/* --- questions of the shell --- */
+
+uint64_t coord_era(const struct coord *c)
+{
+    return c->era;
+}
+
+uint64_t coord_epoch(const struct coord *c)
+{
+    return c->epoch;
+}
+
+uint32_t coord_jobs_live(const struct coord *c)
+{
+    return c->live_count;
+}
+
+uint32_t coord_nodes_ready(const struct coord *c)
+{
+    uint32_t count = 0;
+
+    for (const struct node *n = c->nodes; n; n = n->hh.next) count += n->state == NODE_READY;
+    return count;
+}
+
+uint32_t coord_nodes_known(const struct coord *c)
+{
+    return HASH_CNT(hh, c->nodes);
+}
+
+bool coord_is_idle(const struct coord *c)
+{
+    return c->live_count == 0 && c->user_calls == 0;
+}

@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * coord_agent.c - the sessions of agents: the life of a session, what Hello settles between what we believe and what the
+ * node has, and reports. A report is acknowledged in the step that takes it in, so the acknowledgement leaves only after
+ * the commit; one about an attempt that is over is acknowledged and otherwise ignored.
+ */
+#include "scheduler/coord_internal.h"
+
+static const char *const state_names[] = {"OPENING", "LIVE", "CLOSED"};
+static const char *const event_names[] = {"HELLO", "MESSAGE", "REPLACED", "LOST"};
+static const char *const effect_names[] = {"bind node", "take message", "end call", "tell node"};
+
+enum session_effect {
+    EFFECT_BIND = 1 << 0,
+    EFFECT_TAKE = 1 << 1,
+    EFFECT_END = 1 << 2,
+    EFFECT_TELL_NODE = 1 << 3,
+};
+
+#define MOVE(s, e, n, fx) {SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_MOVE, SESSION_##n, fx, NULL}
+#define IGNORE(s, e, why) {SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_IGNORE, SESSION_##s, 0, why}
+#define REFUSE(s, e, why) {SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_REFUSE, SESSION_##s, 0, why}
+
+static const struct lifecycle_row rows[] = {
+    MOVE(OPENING, HELLO, LIVE, EFFECT_BIND),
+    REFUSE(OPENING, MESSAGE, "the first message of a session must be Hello"),
+    IGNORE(OPENING, REPLACED, "it has no node yet"),
+    MOVE(OPENING, LOST, CLOSED, 0),
+    REFUSE(LIVE, HELLO, "a session has one Hello"),
+    MOVE(LIVE, MESSAGE, LIVE, EFFECT_TAKE),
+    MOVE(LIVE, REPLACED, CLOSED, EFFECT_END | EFFECT_TELL_NODE),
+    MOVE(LIVE, LOST, CLOSED, EFFECT_TELL_NODE),
+    IGNORE(CLOSED, HELLO, "the session is over"),
+    IGNORE(CLOSED, MESSAGE, "the session is over"),
+    IGNORE(CLOSED, REPLACED, "the session is over"),
+    IGNORE(CLOSED, LOST, "the session is over"),
+};
+
+const struct lifecycle session_lifecycle = {
+    .name = "session",
+    .state_names = state_names,
+    .state_count = SESSION_STATE_COUNT,
+    .event_names = event_names,
+    .event_count = SESSION_EVENT_COUNT,
+    .effect_names = effect_names,
+    .effect_count = ARRAY_LEN(effect_names),
+    .rows = rows,
+    .row_count = ARRAY_LEN(rows),
+    .initial_state = SESSION_OPENING,
+    .end_state = SESSION_CLOSED,
+};
+
+/* --- what runs on a node --- */
+
+static struct share *share_on(struct attempt *a, const struct node *n)
+{
+    for (size_t i = 0; i < a->share_count; i++)
+        if (a->shares[i].node == n || !strcmp(a->shares[i].node_name, n->name)) return &a->shares[i];
+    return NULL;
+}
+
+/* The live share that the reference means, or NULL if it is over, unknown or of another era. */
+static struct share *share_of_ref(struct coord *c, const struct node *n, const Accel__V1__AttemptRef *ref)
+{
+    struct job *j = ref && ref->era == c->era ? job_find(c, ref->job_id) : NULL;
+    struct attempt *a = j && job_is_live(j) && j->attempt == ref->attempt ? attempt_find(j, 0) : NULL;
+    struct share *s = a && a->end_ms == 0 ? share_on(a, n) : NULL;
+
+    return s && !s->ended ? s : NULL;
+}
+
+static void share_finish(struct coord *c, struct share *s)
+{
+    struct attempt *a = s->attempt;
+    bool all = true;
+
+    place_give_back(c, s);
+    for (size_t i = 0; i < a->share_count; i++) all &= a->shares[i].ended;
+    if (all) job_apply(c, a->job, JOB_EV_ATTEMPT_ENDED, NULL);
+}
+
+static void share_lost(struct coord *c, struct share *s, const char *text)
+{
+    struct attempt *a = s->attempt;
+
+    if (a->cause == ACCEL__V1__CAUSE__CAUSE_NONE) {
+        a->cause = ACCEL__V1__CAUSE__CAUSE_NODE_LOST;
+        job_set_text(&a->text, text);
+    }
+    share_finish(c, s);
+}
+
+/* --- reports --- */
+
+static void worker_take(struct worker *w, const Accel__V1__Rank *m)
+{
+    w->pid = m->pid ? m->pid : w->pid;
+    w->local_rank = m->local_rank;
+    w->exited = m->exited;
+    w->exit_code = m->exit_code;
+    w->signal = m->signal;
+    w->start_ms = m->start_ms ? m->start_ms : w->start_ms;
+    w->end_ms = m->end_ms;
+    if (m->error[0]) job_set_text(&w->error, m->error);
+    if (m->stderr_tail.len && !w->stderr_tail) {
+        size_t len = MIN(m->stderr_tail.len, (size_t)LIMIT_STDERR_TAIL_BYTES);
+        w->stderr_tail = xmemdup(m->stderr_tail.data + m->stderr_tail.len - len, len);
+        w->stderr_tail_len = len;
+    }
+    if (m->stdout_path.len && !w->stdout_path) {
+        w->stdout_path = xcalloc(1, m->stdout_path.len + 1);
+        memcpy(w->stdout_path, m->stdout_path.data, m->stdout_path.len);
+    }
+    if (m->stderr_path.len && !w->stderr_path) {
+        w->stderr_path = xcalloc(1, m->stderr_path.len + 1);
+        memcpy(w->stderr_path, m->stderr_path.data, m->stderr_path.len);
+    }
+}
+
+static void ranks_take(struct share *s, Accel__V1__Rank *const *ranks, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t rank = ranks[i]->rank;
+        if (rank >= s->first_rank && rank - s->first_rank < s->local_size)
+            worker_take(&s->attempt->workers[rank], ranks[i]);
+    }
+}
+
+static void report_started(struct coord *c, struct node *n, const Accel__V1__AttemptStarted *m)
+{
+    struct share *s = share_of_ref(c, n, m->ref);
+    bool all = true;
+
+    if (!s) return;
+    struct attempt *a = s->attempt;
+    ranks_take(s, m->ranks, m->n_ranks);
+    s->started = true;
+    if (s == &a->shares[0]) {
+        job_set_text(&a->master_addr, m->master_addr);
+        a->master_port = m->master_port;
+    }
+    for (size_t i = 0; i < a->share_count; i++) all &= a->shares[i].started;
+    if (all) job_apply(c, a->job, JOB_EV_STARTED, NULL);
+}
+
+static void report_ended(struct coord *c, struct node *n, const Accel__V1__AttemptEnded *m)
+{
+    struct share *s = share_of_ref(c, n, m->ref);
+
+    if (!s) return;
+    struct attempt *a = s->attempt;
+    ranks_take(s, m->ranks, m->n_ranks);
+    /* The first failing rank of the gang is the one that was reaped first: receive time minus age, no wall clocks. */
+    int64_t at_ns = c->now_ms * 1000000 - (int64_t)MIN(m->first_failed_age_ns, (uint64_t)INT64_MAX / 2);
+    bool is_first = m->first_failed_rank >= 0 && (a->first_failed_rank < 0 || at_ns < a->first_failed_at_ns);
+    if (is_first) {
+        a->first_failed_rank = m->first_failed_rank;
+        a->first_failed_at_ns = at_ns;
+    }
+    bool is_worse = a->cause == ACCEL__V1__CAUSE__CAUSE_NONE || a->cause == ACCEL__V1__CAUSE__CAUSE_SUCCEEDED;
+    if (is_first || is_worse) {
+        a->cause = m->cause ? (uint32_t)m->cause : ACCEL__V1__CAUSE__CAUSE_NODE_LOST;
+        job_set_text(&a->text, m->text);
+    }
+    share_finish(c, s);
+}
+
+static void send_ack(struct coord *c, const struct call *session, uint64_t seq)
+{
+    Accel__V1__ReportAck ack = ACCEL__V1__REPORT_ACK__INIT;
+    Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
+
+    ack.seq = seq;
+    down.body_case = ACCEL__V1__COORD_DOWN__BODY_REPORT_ACK;
+    down.report_ack = &ack;
+    out_send(c, session->id, &down.base);
+}
+
+static void take_message(struct coord *c, struct call *session, const Accel__V1__AgentUp *up)
+{
+    struct node *n = session->node;
+
+    switch (up->body_case) {
+    case ACCEL__V1__AGENT_UP__BODY_REPORT:
+        if (up->report->body_case == ACCEL__V1__REPORT__BODY_STARTED) report_started(c, n, up->report->started);
+        if (up->report->body_case == ACCEL__V1__REPORT__BODY_ENDED) report_ended(c, n, up->report->ended);
+        send_ack(c, session, up->report->seq);
+        break;
+    case ACCEL__V1__AGENT_UP__BODY_LOG_DATA: logs_answer(c, up->log_data); break;
+    case ACCEL__V1__AGENT_UP__BODY_INPUT_DONE: input_answer(c, up->input_done); break;
+    case ACCEL__V1__AGENT_UP__BODY_BEAT:
+        if (up->beat->n_devices) node_set_devices(c, n, up->beat->devices, up->beat->n_devices);
+        break;
+    default: break; /* something newer than we are */
+    }
+}
+
+/* --- Hello: what the node has against what we believe --- */
+
+static const Accel__V1__AttemptStatus *hello_find(const Accel__V1__Hello *h, const struct coord *c,
+                                                  const struct attempt *a)
+{
+    for (size_t i = 0; i < h->n_attempts; i++) {
+        const Accel__V1__AttemptRef *ref = h->attempts[i]->ref;
+        if (ref && ref->era == c->era && ref->job_id == a->job->id && ref->attempt == a->number)
+            return h->attempts[i];
+    }
+    return NULL;
+}
+
+static void send_fence(struct coord *c, struct node *n, const Accel__V1__AttemptRef *ref)
+{
+    Accel__V1__Stop stop = ACCEL__V1__STOP__INIT;
+    Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
+
+    stop.ref = (Accel__V1__AttemptRef *)ref;
+    stop.cause = ACCEL__V1__CAUSE__CAUSE_FENCED;
+    down.body_case = ACCEL__V1__COORD_DOWN__BODY_STOP;
+    down.stop = &stop;
+    node_send(c, n, &down);
+}
+
+/* What we believe and the node does not have: an unsent Start goes again, everything else is lost. */
+static void settle_share(struct coord *c, struct share *s, const Accel__V1__Hello *h)
+{
+    struct job *j = s->attempt->job;
+    bool has = hello_find(h, c, s->attempt) != NULL;
+
+    if (has && j->state == JOB_STOPPING)
+        job_send_stop(c, j, false);
+    else if (!has && j->state == JOB_STARTING && !s->started)
+        job_send_start(c, j, s); /* its tombstone refuses it, if the node did have it */
+    else if (!has)
+        share_lost(c, s, "the node has no trace of the attempt: it was restarted, or its state directory was removed");
+}
+
+static void settle_node(struct coord *c, struct node *n, const Accel__V1__Hello *h)
+{
+    struct share *s, *next;
+
+    for (s = LIST_FIRST(&n->shares); s; s = next) {
+        next = LIST_NEXT(s, on_node);
+        settle_share(c, s, h);
+    }
+    for (size_t i = 0; i < h->n_attempts; i++) {
+        const Accel__V1__AttemptRef *ref = h->attempts[i]->ref;
+        /* One that has exited is only waiting for its report to be acknowledged. */
+        if (ref && !share_of_ref(c, n, ref) && strcmp(h->attempts[i]->state, "EXITED")) send_fence(c, n, ref);
+    }
+}
+
+static void node_describe(struct coord *c, struct node *n, const Accel__V1__Hello *h)
+{
+    job_set_text(&n->machine_id, h->machine_id);
+    job_set_text(&n->address, h->node->address);
+    job_set_text(&n->version, h->node->version);
+    job_set_text(&n->isolation, h->node->isolation);
+    if (n->incarnation != h->node->incarnation) mark_node(c, n);
+    n->incarnation = h->node->incarnation;
+    n->cpus = h->node->cpus;
+    n->memory_bytes = h->node->memory_bytes;
+}
+
+static void session_refuse(struct coord *c, struct call *session, int code, const char *text)
+{
+    out_fail(c, session->id, code, "%s", text);
+    session->session_state = SESSION_CLOSED;
+    call_free(c, session);
+}
+
+static void session_apply(struct coord *c, struct call *session, enum session_event ev, const Accel__V1__AgentUp *up);
+
+static const char *hello_problem(const struct coord *c, const Accel__V1__Hello *h, const struct node *n)
+{
+    const Accel__V1__Node *d = h->node;
+
+    if (!d || !is_valid_name(d->name)) return "the node's name is not valid";
+    if (d->n_devices > LIMIT_PROCS_PER_NODE * 2) return "the node has too many devices";
+    for (size_t i = 0; i < d->n_devices; i++) {
+        const char *id = d->devices[i]->id;
+        if (!*id || strlen(id) > 128 || strpbrk(id, ", \n")) return "a device's name is not valid";
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(d->devices[k]->id, id)) return "two devices have the same name";
+    }
+    if (h->era == c->era && h->epoch > c->epoch) return "the agent has obeyed a newer coordinator";
+    if (n && n->machine_id && h->machine_id[0] && strcmp(n->machine_id, h->machine_id) && n->session)
+        return "another machine of that name is connected";
+    if (n && n->session && d->incarnation < n->incarnation) return "a newer acceld of that node is connected";
+    return NULL;
+}
+
+static void effect_bind(struct coord *c, struct call *session, const Accel__V1__Hello *h)
+{
+    Accel__V1__Welcome welcome = ACCEL__V1__WELCOME__INIT;
+    Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
+    struct node *n = node_find(c, h->node->name);
+
+    if (n && n->session) session_apply(c, n->session, SESSION_EV_REPLACED, NULL);
+    if (!n) {
+        n = node_new(c, h->node->name);
+        mark_node(c, n);
+    }
+    session->node = n;
+    n->session = session;
+    n->is_local = session->session_is_local;
+    node_describe(c, n, h);
+    welcome.era = c->era;
+    welcome.epoch = c->epoch;
+    down.body_case = ACCEL__V1__COORD_DOWN__BODY_WELCOME;
+    down.welcome = &welcome;
+    node_send(c, n, &down);
+    node_set_devices(c, n, h->node->devices, h->node->n_devices);
+    node_apply(c, n, NODE_EV_HELLO);
+    settle_node(c, n, h);
+}
+
+static void session_apply(struct coord *c, struct call *session, enum session_event ev, const Accel__V1__AgentUp *up)
+{
+    const struct lifecycle_row *row = lifecycle_find(&session_lifecycle, session->session_state, ev, session, up);
+
+    if (row->kind == LIFECYCLE_IGNORE) return;
+    if (row->kind == LIFECYCLE_REFUSE) {
+        struct node *n = session->node;
+        if (n) n->session = NULL;
+        session_refuse(c, session, ACCEL_EPROTO, row->why);
+        if (n) node_apply(c, n, NODE_EV_SESSION_LOST);
+        return;
+    }
+    if (ev == SESSION_EV_HELLO) {
+        const char *problem = hello_problem(c, up->hello, up->hello->node ? node_find(c, up->hello->node->name) : NULL);
+        if (problem) {
+            session_refuse(c, session, ACCEL_ESTALE, problem);
+            return;
+        }
+    }
+    session->session_state = row->next;
+    if (row->effects & EFFECT_BIND) effect_bind(c, session, up->hello);
+    if (row->effects & EFFECT_TAKE) take_message(c, session, up);
+    if (row->effects & EFFECT_END) out_fail(c, session->id, ACCEL_ESTALE, "a newer session of this node exists");
+    if (row->effects & EFFECT_TELL_NODE) {
+        struct node *n = session->node;
+        n->session = NULL;
+        node_apply(c, n, NODE_EV_SESSION_LOST);
+    }
+    if (row->next == SESSION_CLOSED) call_free(c, session);
+}
+
+void call_session(struct coord *c, const struct coord_event *ev)
+{
+    const Accel__V1__AgentUp *up = (const Accel__V1__AgentUp *)ev->msg;
+    struct call *session = NULL;
+
+    HASH_FIND(hh, c->calls, &ev->call, sizeof(ev->call), session);
+    if (ev->rpc_type == RPC_OPEN) {
+        CHECK(!session);
+        session = call_new(c, ev->call, CALL_SESSION);
+        session->session_state = SESSION_OPENING;
+        session->session_is_local = ev->who->is_local;
+    }
+    if (!session) return;
+    if (ev->rpc_type == RPC_CLOSED || ev->rpc_type == RPC_HALF_CLOSE)
+        session_apply(c, session, SESSION_EV_LOST, NULL);
+    else if (up && up->body_case == ACCEL__V1__AGENT_UP__BODY_HELLO)
+        session_apply(c, session, SESSION_EV_HELLO, up);
+    else if (up)
+        session_apply(c, session, SESSION_EV_MESSAGE, up);
+}

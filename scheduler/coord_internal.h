@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * coord_internal.h - the core's own objects, shared by its files only. Everything is owned by `struct coord`.
+ *
+ * Who changes what: a job's state only job_apply() (job.c), a node's only node_apply() (node.c), a session's only
+ * session_apply() (coord_agent.c). Devices are taken and given back only in place.c. mark_*() says that a row must be written.
+ */
+#ifndef ACCEL_SCHEDULER_COORD_INTERNAL_H
+#define ACCEL_SCHEDULER_COORD_INTERNAL_H
+
+#include <stdio.h>
+#include <sys/queue.h>
+
+#define uthash_fatal(msg) base_check_failed(msg, __FILE__, __LINE__)
+#include <uthash.h>
+
+#include "accel/v1/admin.pb-c.h"
+#include "accel/v1/agent.pb-c.h"
+#include "accel/v1/event.pb-c.h"
+#include "accel/v1/job.pb-c.h"
+#include "accel/v1/node.pb-c.h"
+#include "common/heap.h"
+#include "common/lifecycle.h"
+#include "common/limits.h"
+#include "common/str.h"
+#include "scheduler/coord.h"
+
+enum job_state { JOB_PENDING, JOB_STARTING, JOB_RUNNING, JOB_STOPPING, JOB_ENDED, JOB_STATE_COUNT };
+enum job_event {
+    JOB_EV_PLACE,         /* the gang has its devices */
+    JOB_EV_STARTED,       /* all ranks run */
+    JOB_EV_ATTEMPT_ENDED, /* nothing of the attempt is left on any node */
+    JOB_EV_CANCEL,
+    JOB_EV_TIME_LIMIT,
+    JOB_EVENT_COUNT
+};
+
+enum timer_kind { TIMER_JOB_LIMIT, TIMER_NODE_GRACE, TIMER_PRUNE };
+struct timer {
+    struct heap_node node;
+    uint8_t kind;
+};
+
+struct environment { /* shared by jobs; see record_environment */
+    uint64_t id;
+    uint8_t *data;  /* packed JobSpec with only env; NULL when forgotten (no live job) */
+    size_t len;
+    uint32_t refs, live_refs; /* jobs kept; of those not ended */
+    bool is_idle, is_hashed, is_written;
+    TAILQ_ENTRY(environment) idle;
+    UT_hash_handle hh_content, hh_id;
+};
+
+struct user { /* interned user name */
+    uint32_t uid;
+    char name[LIMIT_NAME_BYTES + 1];
+    UT_hash_handle hh;
+};
+
+struct worker {
+    uint32_t rank, local_rank, pid;
+    bool exited;
+    int32_t exit_code, signal;
+    int64_t start_ms, end_ms;
+    char *devices, *error; /* NULL: "" */
+    uint8_t *stderr_tail;
+    size_t stderr_tail_len;
+    char *stdout_path, *stderr_path; /* bytes, NUL-terminated; NULL: not known */
+};
+
+struct share { /* what one node carries of an attempt */
+    struct node *node; /* NULL: the node is not known any more */
+    char *node_name;
+    uint32_t first_rank, local_size;
+    char **devices;
+    size_t device_count;
+    bool started, ended;
+    struct attempt *attempt;
+    LIST_ENTRY(share) on_node; /* while !ended and node */
+};
+
+struct attempt {
+    struct job *job;
+    uint32_t number, cause;
+    char *text;
+    int64_t start_ms, run_ms, end_ms;
+    uint64_t start_seq, run_seq, end_seq;
+    int32_t first_failed_rank;
+    int64_t first_failed_at_ns; /* of the core's clock: receive time minus age */
+    char *master_addr;
+    uint32_t master_port;
+    struct share *shares;
+    size_t share_count;
+    struct worker *workers;
+    uint32_t world_size;
+    bool is_dirty, workers_dirty;
+    TAILQ_ENTRY(attempt) of_job;
+    TAILQ_ENTRY(attempt) dirty;
+};
+TAILQ_HEAD(attempt_list, attempt);
+
+struct job {
+    uint64_t id;
+    struct user *user;
+    uint32_t uid, gid;
+    uint8_t state, result, device_kind;
+    bool is_dirty, kill_on_disconnect;
+    uint32_t nodes, procs_per_node, gpus_per_node, max_restarts, restarts, free_restarts, attempt;
+    int32_t exit_code;
+    int64_t submit_ms, start_ms, end_ms;
+    uint64_t submit_seq, end_seq;
+    uint64_t time_limit_ms, memory_bytes, stop_grace_ms;
+    char *name, *command, *reason; /* NULL: "" */
+    struct environment *env;
+    uint8_t *spec;                 /* packed, without env; NULL once ended */
+    size_t spec_len;
+    uint8_t request_id[LIMIT_REQUEST_ID_BYTES];
+    struct attempt_list attempts;  /* oldest first */
+    struct timer limit;            /* time limit, in coord.timers */
+    LIST_HEAD(, call) calls;       /* watchers and parked reads */
+    TAILQ_ENTRY(job) queue;        /* in coord.pending or coord.ended */
+    TAILQ_ENTRY(job) dirty;
+    UT_hash_handle hh_request;
+};
+TAILQ_HEAD(job_list, job);
+
+enum node_state { NODE_JOINING, NODE_READY, NODE_SUSPECT, NODE_LOST, NODE_STATE_COUNT };
+enum node_event { NODE_EV_HELLO, NODE_EV_SESSION_LOST, NODE_EV_SILENCE, NODE_EVENT_COUNT };
+
+struct device {
+    char *id, *model, *visible, *fault;
+    uint32_t kind, index;
+    uint64_t memory_bytes;
+    struct attempt *holder;
+};
+
+struct node {
+    char name[LIMIT_NAME_BYTES + 1];
+    char *machine_id, *address, *version, *isolation;
+    uint8_t state;
+    bool is_dirty, is_local;
+    int64_t since_ms;
+    uint64_t incarnation;
+    uint32_t cpus;
+    uint64_t memory_bytes, memory_used;
+    struct device *devices;
+    size_t device_count;
+    struct call *session;   /* NULL: none */
+    struct timer grace;     /* session grace, in coord.timers */
+    LIST_HEAD(, share) shares;
+    LIST_HEAD(, call) calls; /* reads and inputs it owes an answer for */
+    TAILQ_ENTRY(node) dirty;
+    UT_hash_handle hh;
+};
+TAILQ_HEAD(node_list, node);
+
+enum session_state { SESSION_OPENING, SESSION_LIVE, SESSION_CLOSED, SESSION_STATE_COUNT };
+enum session_event { SESSION_EV_HELLO, SESSION_EV_MESSAGE, SESSION_EV_REPLACED, SESSION_EV_LOST, SESSION_EVENT_COUNT };
+
+enum call_kind { CALL_WATCH, CALL_LOG, CALL_INPUT, CALL_EVENTS, CALL_SESSION };
+struct call { /* a call that was not answered in the step that opened it */
+    uint64_t id;
+    enum call_kind kind;
+    struct job *job;    /* CALL_WATCH, CALL_LOG, CALL_INPUT */
+    struct node *node;  /* CALL_LOG and CALL_INPUT once forwarded; CALL_SESSION once known */
+    bool is_owner;      /* CALL_WATCH */
+    uint8_t session_state;
+    bool session_is_local;
+    uint8_t *request;   /* CALL_LOG: packed LogReadRequest while parked */
+    size_t request_len;
+    uint64_t filter_job;              /* CALL_EVENTS */
+    char filter_node[LIMIT_NAME_BYTES + 1];
+    LIST_ENTRY(call) of_job, of_node, of_events;
+    UT_hash_handle hh;
+};
+
+/* history.c. Kinds whose text and durability come from jobs and attempts rows are `derived`. */
+enum event_kind {
+    EVENT_JOB_SUBMITTED,
+    EVENT_ATTEMPT_STARTED,
+    EVENT_ATTEMPT_RUNNING,
+    EVENT_ATTEMPT_ENDED,
+    EVENT_JOB_ENDED,
+    EVENT_DERIVED_COUNT,
+    EVENT_JOB_STOPPING = EVENT_DERIVED_COUNT,
+    EVENT_NODE_READY,
+    EVENT_NODE_SUSPECT,
+    EVENT_NODE_LOST,
+    EVENT_STORE,
+    EVENT_KIND_COUNT
+};
+struct history_event {
+    uint64_t seq;
+    int64_t time_ms;
+    uint8_t kind;
+    uint32_t attempt;
+    uint64_t job_id;
+    char *node, *text; /* NULL: "" */
+};
+
+struct request { /* first answers of mutating calls */
+    uint8_t id[LIMIT_REQUEST_ID_BYTES];
+    int64_t created_ms;
+    char *method;
+    uint8_t *reply;
+    size_t reply_len;
+    TAILQ_ENTRY(request) by_age;
+    UT_hash_handle hh;
+};
+
+struct coord {
+    struct coord_config config;
+    uint64_t era, epoch, seq_next, seq_reserved, job_id_next, environment_id_next;
+    uint64_t job_id_floor;
+    bool meta_dirty, is_closing; /* is_closing: coord_destroy runs, nothing is marked */
+    int64_t now_ms, wall_ms;
+
+    struct job **jobs; /* by id, ascending */
+    size_t job_count, job_cap;
+    uint32_t live_count, ended_count;
+    struct job *by_request;
+    struct job_list pending; /* by id */
+    struct job_list ended;   /* by end */
+    bool needs_placing, needs_pruning; /* at the end of the step */
+    struct environment *env_by_content, *env_by_id;
+    TAILQ_HEAD(, environment) env_idle;
+    uint32_t env_idle_count;
+    struct user *users;
+    struct node *nodes; /* in order of joining */
+    struct call *calls;
+    uint32_t user_calls; /* of kinds other than CALL_SESSION */
+    LIST_HEAD(, call) event_calls;
+    struct request *requests;
+    TAILQ_HEAD(, request) requests_by_age;
+    struct heap timers; /* job.limit and node.grace */
+    struct timer prune_timer;
+
+    struct history_event *events; /* ring of LIMIT_EVENTS */
+    size_t event_first, event_count;
+    struct history_event *loaded; /* between coord_load and coord_start */
+    size_t loaded_count;
+
+    struct job_list dirty_jobs;
+    struct attempt_list dirty_attempts;
+    struct node_list dirty_nodes;
+    struct record *loose; /* events, requests, environments, deletes */
+    size_t loose_count, loose_cap;
+    struct arena loose_arena;
+    struct coord_batch *out; /* of the running step */
+};
+
+/* coord.c: outputs of the running step. Messages are packed at once. */
+void out_send(struct coord *c, uint64_t call, const ProtobufCMessage *msg);
+void out_end(struct coord *c, uint64_t call, const ProtobufCMessage *msg); /* OK with a last message, or NULL */
+void out_fail(struct coord *c, uint64_t call, int code, const char *fmt, ...) PRINTF_LIKE(4, 5);
+void mark_job(struct coord *c, struct job *j);
+void mark_attempt(struct coord *c, struct attempt *a, bool with_workers);
+void mark_node(struct coord *c, struct node *n);
+struct record *mark_loose(struct coord *c, enum record_table table); /* strings from loose_arena */
+struct call *call_new(struct coord *c, uint64_t id, enum call_kind kind);
+void call_free(struct coord *c, struct call *call); /* forgets it; says nothing to the client */
+ProtobufCAllocator *arena_allocator(struct arena *a, ProtobufCAllocator *ret);
+
+/* objects.c: making, finding and freeing jobs, attempts, users, environments. */
+struct job *job_new(struct coord *c, uint64_t id);
+void job_free(struct coord *c, struct job *j);
+struct job *job_find(const struct coord *c, uint64_t id);
+size_t job_lower_bound(const struct coord *c, uint64_t id); /* index of the first job with at least this id */
+void job_set_text(char **field, const char *text);
+struct attempt *attempt_new(struct job *j, uint32_t number, uint32_t world_size, size_t share_count);
+void attempt_free(struct coord *c, struct attempt *a);
+struct attempt *attempt_find(const struct job *j, uint32_t number); /* 0: the last; NULL if there is none */
+struct user *user_intern(struct coord *c, uint32_t uid, const char *name);
+struct environment *environment_intern(struct coord *c, const void *data, size_t len);
+struct environment *environment_load(struct coord *c, uint64_t id, const void *data, size_t len);
+void environment_ref(struct coord *c, struct environment *e, bool live);
+void environment_unref_live(struct coord *c, struct environment *e); /* a job ended */
+void environment_unref(struct coord *c, struct environment *e);      /* a job left the history */
+void environment_settle(struct coord *c);                            /* after load */
+
+/* job.c */
+struct job_event_data { /* what comes with JOB_EV_CANCEL (kill) */
+    bool kill;
+};
+void job_apply(struct coord *c, struct job *j, enum job_event ev, const struct job_event_data *data);
+const char *job_state_name(uint8_t state);
+Accel__V1__JobState job_state_to_proto(uint8_t state);
+uint8_t job_state_from_proto(uint32_t state);
+bool job_is_live(const struct job *j);
+void job_changed(struct coord *c, struct job *j); /* tells the watchers */
+void job_send_stop(struct coord *c, struct job *j, bool kill);
+void job_send_start(struct coord *c, struct job *j, struct share *s);
+void job_arm_limit(struct coord *c, struct job *j);
+void job_check(const struct job *j);
+const char *cause_name(uint32_t cause); /* "worker_failed" */
+
+/* node.c */
+struct node *node_find(const struct coord *c, const char *name);
+struct node *node_new(struct coord *c, const char *name);
+void node_free(struct coord *c, struct node *n);
+void node_apply(struct coord *c, struct node *n, enum node_event ev);
+void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const *devices, size_t count);
+void node_send(struct coord *c, struct node *n, const Accel__V1__CoordDown *msg); /* dropped without a session */
+const char *node_state_name(uint8_t state);
+void node_check(const struct node *n);
+
+/* place.c: first come, first served; all of a gang or nothing. */
+void place_pending(struct coord *c);
+/* 0 if some known node could ever carry the spec (or none is known yet); else ACCEL_EINVAL with what exists. */
+int place_feasible(const struct coord *c, const struct job *j, struct accel_error *err);
+void place_take(struct coord *c, struct attempt *a);  /* after load: devices named in the shares */
+void place_give_back(struct coord *c, struct share *s);
+void place_say_why(const struct coord *c, const struct job *j, char *text, size_t size);
+
+/* history.c */
+uint64_t history_add(struct coord *c, enum event_kind kind, uint64_t job_id, uint32_t attempt, const char *node,
+                     const char *fmt, ...) PRINTF_LIKE(6, 7);
+void history_load(struct coord *c, const struct record_event *ev);
+void history_load_derived(struct coord *c, enum event_kind kind, uint64_t seq, int64_t time_ms, uint64_t job_id,
+                          uint32_t attempt);
+void history_settle(struct coord *c); /* after load: sorts, cuts */
+void history_prune_jobs(struct coord *c);
+void history_done(struct coord *c);
+void call_events(struct coord *c, const struct coord_event *ev);
+
+/* coord_job_calls.c, coord_agent.c, coord_logs.c: one function per method; ev is COORD_EV_CALL with RPC_OPEN */
+void call_submit(struct coord *c, const struct coord_event *ev);
+void call_list(struct coord *c, const struct coord_event *ev);
+void call_get(struct coord *c, const struct coord_event *ev);
+void call_watch(struct coord *c, const struct coord_event *ev);
+void call_cancel(struct coord *c, const struct coord_event *ev);
+void call_signal(struct coord *c, const struct coord_event *ev);
+void call_nodes(struct coord *c, const struct coord_event *ev);
+void call_log_read(struct coord *c, const struct coord_event *ev);
+void call_input(struct coord *c, const struct coord_event *ev);
+void call_session(struct coord *c, const struct coord_event *ev); /* any rpc_type */
+void logs_attempt_changed(struct coord *c, struct job *j); /* parked reads may go on */
+void logs_answer(struct coord *c, const Accel__V1__LogData *msg);
+void input_answer(struct coord *c, const Accel__V1__InputDone *msg);
+void node_fail_calls(struct coord *c, struct node *n, const char *why);
+void request_load(struct coord *c, const struct record_request *r);
+void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply, size_t len);
+/* The job, if the caller may see or control it; else the call is failed and NULL returned. */
+struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job_id);
+
+/* coord_view.c: messages for people, in the batch's arena */
+Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_attempts, bool with_argv);
+Accel__V1__Node *view_node(struct coord *c, const struct node *n);
+Accel__V1__Event *view_event(struct coord *c, const struct history_event *e);
+char *attempt_placement_text(const struct attempt *a, struct arena *arena);
+
+/* spec.c */
+int spec_validate(const Accel__V1__JobSpec *spec, struct accel_error *err);
+void spec_to_job(struct coord *c, struct job *j, const Accel__V1__JobSpec *spec); /* scalar fields, command text */
+char *spec_command_text(const Accel__V1__JobSpec *spec);                          /* caller frees */
+Accel__V1__JobSpec *spec_unpack(const struct job *j, struct arena *a);            /* with env */
+
+#endif

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * coord_job_calls.c - what users ask of jobs: submit, list, get, watch, cancel, signal; and the list of nodes. Retries of
+ * mutating calls get their first answer by request id. Rights are checked here: a job's owner and operators.
+ */
+#include "scheduler/coord_internal.h"
+
+/* --- requests: first answers of mutating calls --- */
+
+static struct request *request_find(const struct coord *c, const uint8_t *id)
+{
+    struct request *r = NULL;
+
+    HASH_FIND(hh, c->requests, id, LIMIT_REQUEST_ID_BYTES, r);
+    return r;
+}
+
+static struct request *request_new(struct coord *c, const uint8_t *id, const char *method, int64_t created_ms,
+                                   const void *reply, size_t len)
+{
+    struct request *r = xcalloc(1, sizeof(*r));
+
+    memcpy(r->id, id, sizeof(r->id));
+    r->created_ms = created_ms;
+    r->method = xstrdup(method);
+    r->reply = xmemdup(reply, len ? len : 1);
+    r->reply_len = len;
+    HASH_ADD(hh, c->requests, id, sizeof(r->id), r);
+    TAILQ_INSERT_TAIL(&c->requests_by_age, r, by_age);
+    return r;
+}
+
+void request_load(struct coord *c, const struct record_request *rec)
+{
+    if (rec->id.len != LIMIT_REQUEST_ID_BYTES || request_find(c, rec->id.data)) return;
+    request_new(c, rec->id.data, rec->method, rec->created_ms, rec->reply.data ? rec->reply.data : "", rec->reply.len);
+}
+
+static void requests_expire(struct coord *c)
+{
+    struct request *r;
+
+    while ((r = TAILQ_FIRST(&c->requests_by_age)) && c->wall_ms - r->created_ms > LIMIT_REQUEST_KEEP_MS) {
+        struct record *rec = mark_loose(c, RECORD_REQUEST);
+        rec->is_delete = true;
+        rec->u.request.id.data = arena_dup(&c->loose_arena, r->id, sizeof(r->id));
+        rec->u.request.id.len = sizeof(r->id);
+        rec->u.request.method = "";
+        TAILQ_REMOVE(&c->requests_by_age, r, by_age);
+        HASH_DELETE(hh, c->requests, r);
+        free(r->method);
+        free(r->reply);
+        free(r);
+    }
+}
+
+void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply, size_t len)
+{
+    if (request_find(c, id)) return;
+    struct request *r = request_new(c, id, method, c->wall_ms, reply, len);
+    struct record_request *rec = &mark_loose(c, RECORD_REQUEST)->u.request;
+    rec->id = (struct record_blob){arena_dup(&c->loose_arena, r->id, sizeof(r->id)), sizeof(r->id)};
+    rec->method = arena_strdup(&c->loose_arena, method);
+    rec->created_ms = r->created_ms;
+    rec->reply = (struct record_blob){arena_dup(&c->loose_arena, reply, len), len};
+    requests_expire(c);
+}
+
+/* True when the call was answered from memory, or refused because the id is bad. */
+static bool request_answered(struct coord *c, const struct coord_event *ev, ProtobufCBinaryData id, const char *method)
+{
+    if (id.len != LIMIT_REQUEST_ID_BYTES) {
+        out_fail(c, ev->call, ACCEL_EINVAL, "the request id must have %u bytes", LIMIT_REQUEST_ID_BYTES);
+        return true;
+    }
+    struct request *r = request_find(c, id.data);
+    if (!r) return false;
+    if (strcmp(r->method, method)) {
+        out_fail(c, ev->call, ACCEL_EEXIST, "the request id was used for another method");
+        return true;
+    }
+    struct coord_batch *b = c->out;
+    out_end(c, ev->call, NULL);
+    struct coord_output *o = &b->outputs[b->output_count - 1];
+    o->data = arena_dup(&b->arena, r->reply, r->reply_len + (r->reply_len == 0));
+    o->len = r->reply_len;
+    return true;
+}
+
+/* --- rights --- */
+
+static bool may_control(const struct coord_event *ev, const struct job *j)
+{
+    return ev->who->role >= RPC_ROLE_OPERATOR || ev->who->uid == j->uid;
+}
+
+struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job_id)
+{
+    struct job *j = job_find(c, job_id);
+
+    if (!j) {
+        if (c->job_count == 0)
+            out_fail(c, ev->call, ACCEL_ENOENT, "no job %llu\nwhy: no job was ever submitted here, or all have left the"
+                     " history", (unsigned long long)job_id);
+        else
+            out_fail(c, ev->call, ACCEL_ENOENT, "no job %llu\nwhy: the jobs known here are %llu to %llu\ntry: accelctl ps"
+                     " -a", (unsigned long long)job_id, (unsigned long long)c->jobs[0]->id,
+                     (unsigned long long)c->jobs[c->job_count - 1]->id);
+        return NULL;
+    }
+    if (!may_control(ev, j)) {
+        out_fail(c, ev->call, ACCEL_EPERM, "job %llu belongs to %s", (unsigned long long)job_id, j->user->name);
+        return NULL;
+    }
+    return j;
+}
+
+/* --- submit --- */
+
+void call_submit(struct coord *c, const struct coord_event *ev)
+{
+    const Accel__V1__SubmitRequest *rq = (const Accel__V1__SubmitRequest *)ev->msg;
+    Accel__V1__SubmitReply reply = ACCEL__V1__SUBMIT_REPLY__INIT;
+    struct accel_error err = {0};
+    struct job *j = NULL;
+    int r;
+
+    if (request_answered(c, ev, rq->request_id, "Submit")) return;
+    HASH_FIND(hh_request, c->by_request, rq->request_id.data, LIMIT_REQUEST_ID_BYTES, j);
+    if (j) {
+        reply.job_id = j->id;
+        out_end(c, ev->call, &reply.base);
+        return;
+    }
+    r = rq->spec ? spec_validate(rq->spec, &err) : error_set(&err, ACCEL_EINVAL, "no job spec");
+    if (r < 0) {
+        out_fail(c, ev->call, r, "%s", err.text);
+        return;
+    }
+    if (c->live_count >= LIMIT_LIVE_JOBS) {
+        out_fail(c, ev->call, ACCEL_EFULL, "%u jobs are waiting or running\nwhy: that is the limit\ntry: again when some "
+                 "have ended", c->live_count);
+        return;
+    }
+    j = job_new(c, c->job_id_next++);
+    j->user = user_intern(c, ev->who->uid, ev->who->user);
+    j->uid = ev->who->uid;
+    j->gid = ev->who->gid;
+    memcpy(j->request_id, rq->request_id.data, sizeof(j->request_id));
+    HASH_ADD(hh_request, c->by_request, request_id, sizeof(j->request_id), j);
+    c->live_count++;
+    TAILQ_INSERT_TAIL(&c->pending, j, queue);
+    spec_to_job(c, j, rq->spec);
+    if (j->env) environment_ref(c, j->env, true);
+    r = place_feasible(c, j, &err);
+    if (r < 0) {
+        c->job_id_next--;
+        job_free(c, j);
+        out_fail(c, ev->call, r, "%s", err.text);
+        return;
+    }
+    j->submit_ms = c->wall_ms;
+    j->submit_seq = history_add(c, EVENT_JOB_SUBMITTED, j->id, 0, NULL, "%s", "");
+    mark_job(c, j);
+    c->needs_placing = true;
+    if (c->config.trace)
+        trace_add(c->config.trace, c->now_ms, "coord", "job %llu submitted", (unsigned long long)j->id);
+    reply.job_id = j->id;
+    out_end(c, ev->call, &reply.base);
+}
+
+/* --- reading --- */
+
+static bool list_wants(const Accel__V1__ListRequest *rq, const struct coord_event *ev, const struct job *j)
+{
+    bool by_state = rq->n_states == 0;
+
+    if (!rq->all_users && j->uid != ev->who->uid) return false;
+    if (rq->n_ids) {
+        for (size_t i = 0; i < rq->n_ids; i++)
+            if (rq->ids[i] == j->id) return true;
+        return false;
+    }
+    for (size_t i = 0; i < rq->n_states; i++) by_state |= rq->states[i] == job_state_to_proto(j->state);
+    if (!by_state) return false;
+    return rq->all_states || rq->n_states || job_is_live(j);
+}
+
+void call_list(struct coord *c, const struct coord_event *ev)
+{
+    const Accel__V1__ListRequest *rq = (const Accel__V1__ListRequest *)ev->msg;
+    Accel__V1__ListReply reply = ACCEL__V1__LIST_REPLY__INIT;
+    size_t limit = rq->limit && rq->limit < LIMIT_LIST_JOBS ? rq->limit : LIMIT_LIST_JOBS;
+    size_t i = rq->after_id ? job_lower_bound(c, rq->after_id + 1) : 0;
+
+    reply.jobs = ARENA_ARRAY(&c->out->arena, Accel__V1__Job *, MIN(limit, c->job_count - i) + 1);
+    for (; i < c->job_count; i++) {
+        if (!list_wants(rq, ev, c->jobs[i])) continue;
+        if (reply.n_jobs == limit) {
+            reply.more = true;
+            break;
+        }
+        reply.jobs[reply.n_jobs++] = view_job(c, c->jobs[i], false, false);
+    }
+    out_end(c, ev->call, &reply.base);
+}
+
+void call_get(struct coord *c, const struct coord_event *ev)
+{
+    const Accel__V1__GetRequest *rq = (const Accel__V1__GetRequest *)ev->msg;
+    Accel__V1__GetReply reply = ACCEL__V1__GET_REPLY__INIT;
+    struct job *j = call_job(c, ev, rq->job_id);
+
+    if (!j) return;
+    reply.job = view_job(c, j, true, true);
+    out_end(c, ev->call, &reply.base);
+}
+
+/* Every change reaches every watcher; the one in which the job has ended is the last. */
+void job_changed(struct coord *c, struct job *j)
+{
+    struct call *call, *next;
+
+    logs_attempt_changed(c, j);
+    for (call = LIST_FIRST(&j->calls); call; call = next) {
+        next = LIST_NEXT(call, of_job);
+        if (call->kind != CALL_WATCH) continue;
+        Accel__V1__WatchReply reply = ACCEL__V1__WATCH_REPLY__INIT;
+        reply.job = view_job(c, j, true, false);
+        if (job_is_live(j)) {
+            out_send(c, call->id, &reply.base);
+        } else {
+            out_end(c, call->id, &reply.base);
+            call_free(c, call);
+        }
+    }
+}
+
+void call_watch(struct coord *c, const struct coord_event *ev)
+{
+    const Accel__V1__WatchRequest *rq = (const Accel__V1__WatchRequest *)ev->msg;
+    Accel__V1__WatchReply reply = ACCEL__V1__WATCH_REPLY__INIT;
+    struct job *j = call_job(c, ev, rq->job_id);
+
+    if (!j) return;
+    reply.job = view_job(c, j, true, false);
+    if (!job_is_live(j)) {
+        out_end(c, ev->call, &reply.base);
+        return;
+    }
+    out_send(c, ev->call, &reply.base);
+    struct call *call = call_new(c, ev->call, CALL_WATCH);
+    call->job = j;
+    call->is_owner = rq->owner;
+    LIST_INSERT_HEAD(&j->calls, call, of_job);
+}
+
+void call_nodes(struct coord *c, const struct coord_event *ev)
+{
+    const Accel__V1__NodesRequest *rq = (const Accel__V1__NodesRequest *)ev->msg;
+    Accel__V1__NodesReply reply = ACCEL__V1__NODES_REPLY__INIT;
+
+    reply.nodes = ARENA_ARRAY(&c->out->arena, Accel__V1__Node *, coord_nodes_known(c) + rq->n_names + 1);
+    for (size_t i = 0; i < rq->n_names; i++) {
+        const struct node *n = node_find(c, rq->names[i]);
+        if (!n) {
+            out_fail(c, ev->call, ACCEL_ENOENT, "no node %.80s\ntry: accelctl nodes", rq->names[i]);
+            return;
+        }
+        reply.nodes[reply.n_nodes++] = view_node(c, n);
+    }
+    if (rq->n_names == 0)
+        for (const struct node *n = c->nodes; n; n = n->hh.next) reply.nodes[reply.n_nodes++] = view_node(c, n);
+    out_end(c, ev->call, &reply.base);
+}
+
+/* --- cancel and signal --- */
+
+static void cancel_one(struct coord *c, const struct coord_event *ev, uint64_t id, bool kill,
+                       Accel__V1__CancelReply__One *one)
+{
+    struct arena *a = &c->out->arena;
+    struct job *j = job_find(c, id);
+    struct job_event_data data = {.kill = kill};
+
+    accel__v1__cancel_reply__one__init(one);
+    one->job_id = id;
+    if (!j)
+        one->error = arena_printf(a, "no job %llu", (unsigned long long)id);
+    else if (!may_control(ev, j))
+        one->error = arena_printf(a, "job %llu belongs to %s", (unsigned long long)id, j->user->name);
+    else if (!job_is_live(j))
+        one->error = arena_printf(a, "job %llu has ended", (unsigned long long)id);
+    else
+        job_apply(c, j, JOB_EV_CANCEL, &data);
+}
+
+static bool cancel_wants(const struct coord_event *ev, const Accel__V1__CancelRequest *rq, const struct job *j)
+{
+    if (!job_is_live(j) || j->uid != ev->who->uid) return false;
+    return !rq->only_pending || j->state == JOB_PENDING;
+}
+
+void call_cancel(struct coord *c, const struct coord_event *ev)
+{
+    const Accel__V1__CancelRequest *rq = (const Accel__V1__CancelRequest *)ev->msg;
+    Accel__V1__CancelReply reply = ACCEL__V1__CANCEL_REPLY__INIT;
+    struct arena *a = &c->out->arena;
+
+    if (request_answered(c, ev, rq->request_id, "Cancel")) return;
+    reply.jobs = ARENA_ARRAY(a, Accel__V1__CancelReply__One *, rq->n_job_ids + (rq->all_mine ? c->job_count : 0) + 1);
+    for (size_t i = 0; i < rq->n_job_ids; i++) {
+        reply.jobs[reply.n_jobs] = ARENA_NEW(a, Accel__V1__CancelReply__One);
+        cancel_one(c, ev, rq->job_ids[i], rq->kill, reply.jobs[reply.n_jobs++]);
+    }
+    for (size_t i = 0; rq->all_mine && i < c->job_count; i++) {
+        if (!cancel_wants(ev, rq, c->jobs[i])) continue;
+        reply.jobs[reply.n_jobs] = ARENA_NEW(a, Accel__V1__CancelReply__One);
+        cancel_one(c, ev, c->jobs[i]->id, rq->kill, reply.jobs[reply.n_jobs++]);
+    }
+    out_end(c, ev->call, &reply.base);
+    const struct coord_output *o = &c->out->outputs[c->out->output_count - 1];
+    CHECK(o->is_end && o->call == ev->call);
+    request_remember(c, rq->request_id.data, "Cancel", o->data, o->len);
+}
+
+void call_signal(struct coord *c, const struct coord_event *ev)
+{
+    const Accel__V1__SignalRequest *rq = (const Accel__V1__SignalRequest *)ev->msg;
+    Accel__V1__SignalReply reply = ACCEL__V1__SIGNAL_REPLY__INIT;
+    Accel__V1__SignalRanks ranks = ACCEL__V1__SIGNAL_RANKS__INIT;
+    Accel__V1__AttemptRef ref = ACCEL__V1__ATTEMPT_REF__INIT;
+    Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
+    struct job *j = call_job(c, ev, rq->job_id);
+
+    if (!j) return;
+    if (rq->signo < 1 || rq->signo > 64) {
+        out_fail(c, ev->call, ACCEL_EINVAL, "signal %d does not exist", rq->signo);
+        return;
+    }
+    if (j->state == JOB_PENDING || j->state == JOB_ENDED) {
+        out_fail(c, ev->call, ACCEL_ESTATE, "job %llu is %s: it has no process", (unsigned long long)j->id,
+                 job_state_name(j->state));
+        return;
+    }
+    struct attempt *at = attempt_find(j, 0);
+    ref.job_id = j->id;
+    ref.attempt = at->number;
+    ref.era = c->era;
+    ranks.ref = &ref;
+    ranks.signo = rq->signo;
+    down.body_case = ACCEL__V1__COORD_DOWN__BODY_SIGNAL;
+    down.signal = &ranks;
+    for (size_t i = 0; i < at->share_count; i++)
+        if (at->shares[i].node && !at->shares[i].ended) node_send(c, at->shares[i].node, &down);
+    out_end(c, ev->call, &reply.base);
+}

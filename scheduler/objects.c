@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * objects.c - making, finding and freeing the core's objects: jobs, attempts, users, environments. No decision is made
+ * here; states are changed in job.c only.
+ */
+#include "scheduler/coord_internal.h"
+
+/* --- jobs: a vector of pointers sorted by id; new ids are the highest, so adding is appending --- */
+
+size_t job_lower_bound(const struct coord *c, uint64_t id)
+{
+    size_t lo = 0, hi = c->job_count;
+
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (c->jobs[mid]->id < id)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+struct job *job_find(const struct coord *c, uint64_t id)
+{
+    size_t i = job_lower_bound(c, id);
+
+    return i < c->job_count && c->jobs[i]->id == id ? c->jobs[i] : NULL;
+}
+
+struct job *job_new(struct coord *c, uint64_t id)
+{
+    CHECK(c->job_count == 0 || c->jobs[c->job_count - 1]->id < id);
+    if (c->job_count == c->job_cap) {
+        c->job_cap = c->job_cap ? c->job_cap * 2 : 64;
+        c->jobs = xrealloc(c->jobs, c->job_cap * sizeof(struct job *));
+    }
+    struct job *j = xcalloc(1, sizeof(*j));
+    j->id = id;
+    j->limit.kind = TIMER_JOB_LIMIT;
+    TAILQ_INIT(&j->attempts);
+    LIST_INIT(&j->calls);
+    c->jobs[c->job_count++] = j;
+    return j;
+}
+
+void job_free(struct coord *c, struct job *j)
+{
+    size_t i = job_lower_bound(c, j->id);
+    struct attempt *a;
+
+    CHECK(i < c->job_count && c->jobs[i] == j && LIST_EMPTY(&j->calls));
+    while ((a = TAILQ_FIRST(&j->attempts))) attempt_free(c, a);
+    heap_remove(&c->timers, &j->limit.node);
+    if (j->is_dirty) TAILQ_REMOVE(&c->dirty_jobs, j, dirty);
+    if (j->state == JOB_PENDING) TAILQ_REMOVE(&c->pending, j, queue);
+    if (j->state == JOB_ENDED) {
+        TAILQ_REMOVE(&c->ended, j, queue);
+        c->ended_count--;
+    } else {
+        c->live_count--;
+        if (j->env) environment_unref_live(c, j->env);
+    }
+    if (j->env) environment_unref(c, j->env);
+    HASH_DELETE(hh_request, c->by_request, j);
+    memmove(c->jobs + i, c->jobs + i + 1, (c->job_count - i - 1) * sizeof(struct job *));
+    c->job_count--;
+    free(j->name);
+    free(j->command);
+    free(j->reason);
+    free(j->spec);
+    free(j);
+}
+
+void job_set_text(char **field, const char *text)
+{
+    free(*field);
+    *field = text && *text ? xstrdup(text) : NULL;
+}
+
+/* --- attempts --- */
+
+struct attempt *attempt_new(struct job *j, uint32_t number, uint32_t world_size, size_t share_count)
+{
+    struct attempt *a = xcalloc(1, sizeof(*a));
+
+    a->job = j;
+    a->number = number;
+    a->world_size = world_size;
+    a->first_failed_rank = -1;
+    a->workers = world_size ? xcalloc(world_size, sizeof(*a->workers)) : NULL;
+    for (uint32_t r = 0; r < world_size; r++) a->workers[r].rank = r;
+    a->shares = share_count ? xcalloc(share_count, sizeof(*a->shares)) : NULL;
+    a->share_count = share_count;
+    for (size_t i = 0; i < share_count; i++) a->shares[i].attempt = a;
+    TAILQ_INSERT_TAIL(&j->attempts, a, of_job);
+    return a;
+}
+
+static void share_done(struct share *s)
+{
+    if (s->node && !s->ended) LIST_REMOVE(s, on_node);
+    for (size_t i = 0; i < s->device_count; i++) free(s->devices[i]);
+    free(s->devices);
+    free(s->node_name);
+}
+
+void attempt_free(struct coord *c, struct attempt *a)
+{
+    for (size_t i = 0; i < a->share_count; i++) {
+        struct share *s = &a->shares[i];
+        if (s->node && !s->ended) place_give_back(c, s);
+        share_done(s);
+    }
+    for (uint32_t r = 0; r < a->world_size; r++) {
+        struct worker *w = &a->workers[r];
+        free(w->devices);
+        free(w->error);
+        free(w->stderr_tail);
+        free(w->stdout_path);
+        free(w->stderr_path);
+    }
+    if (a->is_dirty) TAILQ_REMOVE(&c->dirty_attempts, a, dirty);
+    TAILQ_REMOVE(&a->job->attempts, a, of_job);
+    free(a->workers);
+    free(a->shares);
+    free(a->text);
+    free(a->master_addr);
+    free(a);
+}
+
+struct attempt *attempt_find(const struct job *j, uint32_t number)
+{
+    struct attempt *a;
+
+    if (number == 0) return TAILQ_LAST(&j->attempts, attempt_list);
+    TAILQ_FOREACH_REVERSE(a, &j->attempts, attempt_list, of_job)
+    {
+        if (a->number == number) return a;
+    }
+    return NULL;
+}
+
+/* --- users --- */
+
+struct user *user_intern(struct coord *c, uint32_t uid, const char *name)
+{
+    struct user *u = NULL;
+
+    HASH_FIND(hh, c->users, &uid, sizeof(uid), u);
+    if (u) return u;
+    u = xcalloc(1, sizeof(*u));
+    u->uid = uid;
+    str_copy(u->name, sizeof(u->name), name);
+    HASH_ADD(hh, c->users, uid, sizeof(u->uid), u);
+    return u;
+}
+
+/* --- environments: one row for all jobs submitted from the same shell --- */
+
+static void environment_hash(struct coord *c, struct environment *e)
+{
+    HASH_ADD_KEYPTR(hh_content, c->env_by_content, e->data, e->len, e);
+    e->is_hashed = true;
+}
+
+static void environment_forget_content(struct coord *c, struct environment *e)
+{
+    if (e->is_hashed) HASH_DELETE(hh_content, c->env_by_content, e);
+    e->is_hashed = false;
+    free(e->data);
+    e->data = NULL;
+}
+
+static struct environment *environment_new(struct coord *c, uint64_t id, const void *data, size_t len)
+{
+    struct environment *e = xcalloc(1, sizeof(*e));
+
+    e->id = id;
+    e->data = xmemdup(data, len);
+    e->len = len;
+    environment_hash(c, e);
+    HASH_ADD(hh_id, c->env_by_id, id, sizeof(e->id), e);
+    return e;
+}
+
+struct environment *environment_intern(struct coord *c, const void *data, size_t len)
+{
+    struct environment *e = NULL;
+
+    if (len == 0) return NULL;
+    HASH_FIND(hh_content, c->env_by_content, data, len, e);
+    return e ? e : environment_new(c, c->environment_id_next++, data, len);
+}
+
+struct environment *environment_load(struct coord *c, uint64_t id, const void *data, size_t len)
+{
+    struct environment *e = NULL;
+
+    CHECK(len > 0);
+    HASH_FIND(hh_content, c->env_by_content, data, len, e);
+    if (e) { /* an older row with the same content, kept by its own jobs */
+        e = xcalloc(1, sizeof(*e));
+        e->id = id;
+        e->data = xmemdup(data, len);
+        e->len = len;
+        HASH_ADD(hh_id, c->env_by_id, id, sizeof(e->id), e);
+    } else {
+        e = environment_new(c, id, data, len);
+    }
+    e->is_written = true;
+    c->environment_id_next = MAX(c->environment_id_next, id + 1);
+    return e;
+}
+
+static void environment_trim(struct coord *c)
+{
+    while (c->env_idle_count > LIMIT_IDLE_ENVIRONMENTS) {
+        struct environment *e = TAILQ_FIRST(&c->env_idle);
+        TAILQ_REMOVE(&c->env_idle, e, idle);
+        c->env_idle_count--;
+        e->is_idle = false;
+        environment_forget_content(c, e);
+    }
+}
+
+static void environment_set_idle(struct coord *c, struct environment *e)
+{
+    if (e->is_idle || !e->data) return;
+    TAILQ_INSERT_TAIL(&c->env_idle, e, idle);
+    e->is_idle = true;
+    c->env_idle_count++;
+}
+
+void environment_ref(struct coord *c, struct environment *e, bool live)
+{
+    e->refs++;
+    if (!live) return;
+    CHECK(e->data);
+    e->live_refs++;
+    if (e->is_idle) {
+        TAILQ_REMOVE(&c->env_idle, e, idle);
+        c->env_idle_count--;
+        e->is_idle = false;
+    }
+}
+
+void environment_unref_live(struct coord *c, struct environment *e)
+{
+    CHECK(e->live_refs > 0);
+    /* Content that was never written (its job was freed in the same commit) must not be forgotten before. */
+    if (--e->live_refs == 0) environment_set_idle(c, e);
+    if (e->is_written) environment_trim(c);
+}
+
+void environment_unref(struct coord *c, struct environment *e)
+{
+    CHECK(e->refs > e->live_refs);
+    if (--e->refs > 0) return;
+    if (e->is_idle) {
+        TAILQ_REMOVE(&c->env_idle, e, idle);
+        c->env_idle_count--;
+    }
+    if (e->is_written && !c->is_closing) {
+        struct record *r = mark_loose(c, RECORD_ENVIRONMENT);
+        r->is_delete = true;
+        r->u.environment.id = e->id;
+    }
+    environment_forget_content(c, e);
+    HASH_DELETE(hh_id, c->env_by_id, e);
+    free(e);
+}
+
+void environment_settle(struct coord *c)
+{
+    struct environment *e, *next;
+
+    HASH_ITER(hh_id, c->env_by_id, e, next)
+    {
+        if (e->refs == 0) {
+            e->refs = 1; /* an orphan row: drop it */
+            environment_unref(c, e);
+        } else if (e->live_refs == 0) {
+            environment_set_idle(c, e);
+        }
+    }
+    environment_trim(c);
+}

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * place.c - which node carries which gang: first come, first served, all of a gang or nothing, no device twice. Devices
+ * are taken and given back here only. A job that no known node could ever carry does not block those behind it.
+ */
+#include "scheduler/coord_internal.h"
+
+struct need { /* of one node */
+    uint32_t kind, devices, procs;
+};
+
+static uint32_t count_devices(const struct node *n, uint32_t kind, bool only_free)
+{
+    uint32_t count = 0;
+
+    for (size_t i = 0; i < n->device_count; i++) {
+        const struct device *d = &n->devices[i];
+        if (d->kind != kind) continue;
+        if (only_free && (d->holder || d->fault)) continue;
+        count++;
+    }
+    return count;
+}
+
+/* What the job needs on this node: `auto` means GPUs where the node has any. */
+static struct need need_on(const struct job *j, const struct node *n)
+{
+    struct need need = {.kind = j->device_kind, .procs = j->procs_per_node};
+
+    if (need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_AUTO)
+        need.kind = j->gpus_per_node || count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, false)
+                        ? ACCEL__V1__DEVICE_KIND__DEVICE_GPU
+                        : ACCEL__V1__DEVICE_KIND__DEVICE_CPU;
+    if (need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU) {
+        need.devices = j->gpus_per_node ? j->gpus_per_node : MAX(need.procs, 1u);
+        if (need.procs == 0) need.procs = need.devices;
+    } else {
+        if (need.procs == 0) need.procs = 1;
+        need.devices = need.procs;
+    }
+    return need;
+}
+
+static bool could_carry(const struct job *j, const struct node *n)
+{
+    struct need need = need_on(j, n);
+
+    return count_devices(n, need.kind, false) >= need.devices &&
+           (j->memory_bytes == 0 || j->memory_bytes <= n->memory_bytes);
+}
+
+static bool can_carry_now(const struct job *j, const struct node *n)
+{
+    struct need need = need_on(j, n);
+
+    return n->state == NODE_READY && count_devices(n, need.kind, true) >= need.devices &&
+           (j->memory_bytes == 0 || n->memory_used + j->memory_bytes <= n->memory_bytes);
+}
+
+static void share_fill(struct share *s, struct node *n, const struct need *need)
+{
+    s->node = n;
+    s->node_name = xstrdup(n->name);
+    s->local_size = need->procs;
+    s->devices = xcalloc(need->devices, sizeof(char *));
+    for (size_t i = 0; i < n->device_count && s->device_count < need->devices; i++) {
+        const struct device *d = &n->devices[i];
+        if (d->kind == need->kind && !d->holder && !d->fault) s->devices[s->device_count++] = xstrdup(d->id);
+    }
+    CHECK(s->device_count == need->devices);
+}
+
+static void share_take(struct share *s)
+{
+    struct node *n = s->node;
+
+    for (size_t k = 0; k < s->device_count; k++) {
+        for (size_t i = 0; i < n->device_count; i++) {
+            struct device *d = &n->devices[i];
+            if (strcmp(d->id, s->devices[k])) continue;
+            CHECK(!d->holder);
+            d->holder = s->attempt;
+        }
+    }
+    n->memory_used += s->attempt->job->memory_bytes;
+    LIST_INSERT_HEAD(&n->shares, s, on_node);
+}
+
+void place_take(struct coord *c, struct attempt *a)
+{
+    (void)c;
+    for (size_t i = 0; i < a->share_count; i++)
+        if (a->shares[i].node && !a->shares[i].ended) share_take(&a->shares[i]);
+}
+
+void place_give_back(struct coord *c, struct share *s)
+{
+    struct node *n = s->node;
+
+    CHECK(n && !s->ended);
+    for (size_t k = 0; k < s->device_count; k++) {
+        for (size_t i = 0; i < n->device_count; i++)
+            if (!strcmp(n->devices[i].id, s->devices[k]) && n->devices[i].holder == s->attempt)
+                n->devices[i].holder = NULL;
+    }
+    CHECK(n->memory_used >= s->attempt->job->memory_bytes);
+    n->memory_used -= s->attempt->job->memory_bytes;
+    s->ended = true;
+    LIST_REMOVE(s, on_node);
+    c->needs_placing = true;
+}
+
+static void worker_devices(struct attempt *a, const struct share *s)
+{
+    AUTO_STR struct str text = {0};
+
+    for (uint32_t local = 0; local < s->local_size; local++) {
+        struct worker *w = &a->workers[s->first_rank + local];
+        size_t first = local * s->device_count / s->local_size;
+        size_t last = (local + 1) * s->device_count / s->local_size;
+        if (last == first) last = first + 1; /* more processes than GPUs: they share */
+        str_init(&text);
+        for (size_t d = first; d < last && d < s->device_count; d++)
+            str_addf(&text, "%s%s", text.len ? "," : "", s->devices[d]);
+        job_set_text(&w->devices, text.data);
+        w->local_rank = local;
+        str_done(&text);
+        text = (struct str){0};
+    }
+}
+
+static void place_on(struct coord *c, struct job *j, struct node *n)
+{
+    struct need need = need_on(j, n);
+    struct attempt *a = attempt_new(j, ++j->attempt, need.procs, 1);
+
+    share_fill(&a->shares[0], n, &need);
+    share_take(&a->shares[0]);
+    worker_devices(a, &a->shares[0]);
+    job_set_text(&j->reason, NULL);
+    job_apply(c, j, JOB_EV_PLACE, NULL);
+}
+
+static struct node *find_node(const struct coord *c, const struct job *j, bool *ret_possible)
+{
+    *ret_possible = false;
+    for (struct node *n = c->nodes; n; n = n->hh.next) {
+        if (can_carry_now(j, n)) return n;
+        if (could_carry(j, n)) *ret_possible = true;
+    }
+    return NULL;
+}
+
+void place_pending(struct coord *c)
+{
+    struct job *j, *next;
+
+    c->needs_placing = false;
+    for (j = TAILQ_FIRST(&c->pending); j; j = next) {
+        bool possible;
+        next = TAILQ_NEXT(j, queue);
+        struct node *n = find_node(c, j, &possible);
+        if (n)
+            place_on(c, j, n);
+        else if (possible)
+            break; /* first come, first served: nobody overtakes */
+    }
+}
+
+static void say_what_exists(const struct coord *c, char *text, size_t size)
+{
+    size_t used = 0;
+
+    text[0] = 0;
+    for (const struct node *n = c->nodes; n && used + 1 < size; n = n->hh.next) {
+        uint32_t gpus = count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, false);
+        uint32_t cpus = count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_CPU, false);
+        int len = snprintf(text + used, size - used, "%snode %s has %u CPU slots, %u GPUs and %llu MiB of memory",
+                           used ? "; " : "", n->name, cpus, gpus, (unsigned long long)(n->memory_bytes >> 20));
+        used += len > 0 ? (size_t)len : 0;
+    }
+}
+
+int place_feasible(const struct coord *c, const struct job *j, struct accel_error *err)
+{
+    char exists[256];
+    bool any = false;
+
+    for (const struct node *n = c->nodes; n; n = n->hh.next) {
+        if (n->state == NODE_LOST) continue;
+        any = true;
+        if (could_carry(j, n)) return 0;
+    }
+    if (!any) return 0;
+    struct need need = need_on(j, c->nodes);
+    bool gpu = need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+    say_what_exists(c, exists, sizeof(exists));
+    return error_set(err, ACCEL_EINVAL, "no node can run this job: it asks for %u %s%s%s on one node\nwhy: %s\ntry: %s",
+                     need.devices, gpu ? "GPU" : "CPU slot", need.devices == 1 ? "" : "s",
+                     j->memory_bytes ? " and memory" : "", exists,
+                     gpu ? "fewer --gpus, or --devices cpu" : "fewer --procs, or less --mem");
+}
+
+void place_say_why(const struct coord *c, const struct job *j, char *text, size_t size)
+{
+    bool possible;
+    const struct job *head = TAILQ_FIRST(&c->pending);
+
+    if (!c->nodes || coord_nodes_ready(c) == 0) {
+        snprintf(text, size, "no node is ready");
+        return;
+    }
+    if (!find_node(c, j, &possible) && !possible) {
+        char exists[192];
+        say_what_exists(c, exists, sizeof(exists));
+        snprintf(text, size, "no node can ever run it: %s", exists);
+        return;
+    }
+    if (head != j) {
+        snprintf(text, size, "waits behind job %llu", (unsigned long long)head->id);
+        return;
+    }
+    struct need need = need_on(j, c->nodes);
+    snprintf(text, size, "waits for %u free %s", need.devices,
+             need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU ? "GPUs" : "CPU slots");
+}

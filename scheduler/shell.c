@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * shell.c - carries out what the core decides; see shell.h. It decides nothing about jobs or nodes itself. Neighbours:
+ * api.c (service table), store_thread.c (commits), coord.c (the core).
+ */
+#include "scheduler/shell.h"
+
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/rpc_local.h"
+
+struct deferred {
+    struct deferred *next;
+    enum rpc_event_type type;
+    uint64_t call;
+    const struct rpc_method *method;
+    struct rpc_identity who;
+    size_t len;
+    bool has_msg;
+    uint8_t packed[];
+};
+
+static void shell_flush(struct shell *s);
+
+/* --- outputs: only after the commit that covers them --- */
+
+static void release_outputs(struct shell *s, struct coord_batch *b)
+{
+    for (size_t i = 0; i < b->output_count; i++) {
+        const struct coord_output *o = &b->outputs[i];
+        if (o->is_end)
+            rpc_server_end(s->server, o->call, o->data, o->len, o->code, o->text ? o->text : "");
+        else
+            rpc_server_send(s->server, o->call, o->data, o->len);
+    }
+    coord_batch_reset(b);
+}
+
+static struct coord_batch *other_batch(struct shell *s)
+{
+    return s->open == &s->batches[0] ? &s->batches[1] : &s->batches[0];
+}
+
+static void arm_timers(struct shell *s)
+{
+    loop_timer_set(&s->deadline, coord_deadline_ms(s->core));
+    bool idle = coord_is_idle(s->core) && s->admin_calls == 0;
+    if (s->options->idle_exit_ms == 0 || s->is_stopping || !idle)
+        loop_timer_set(&s->idle, -1);
+    else if (s->idle.deadline_ms < 0)
+        loop_timer_set(&s->idle, clock_mono_ms() + s->options->idle_exit_ms);
+}
+
+static void maybe_finish_stop(struct shell *s);
+
+/* Steps taken while a commit runs share the next one. */
+static void shell_flush(struct shell *s)
+{
+    if (s->committing) return;
+    coord_collect(s->core, s->open);
+    struct coord_batch *b = s->open;
+    if (b->record_count == 0) {
+        if (b->output_count) release_outputs(s, b);
+    } else {
+        s->committing = b;
+        s->open = other_batch(s);
+        s->txn = (struct store_txn){.records = b->records, .count = b->record_count, .epoch = coord_epoch(s->core)};
+        store_thread_commit(s->thread, &s->txn);
+    }
+    arm_timers(s);
+    maybe_finish_stop(s);
+}
+
+static void step(struct shell *s, struct coord_event *ev)
+{
+    struct clock_now now = clock_read();
+
+    ev->now_ms = now.mono_ms;
+    ev->wall_ms = now.wall_ms;
+    coord_step(s->core, ev, s->open);
+}
+
+static void step_call(struct shell *s, enum rpc_event_type type, uint64_t call, const struct rpc_method *method,
+                      const struct rpc_identity *who, const ProtobufCMessage *msg)
+{
+    struct coord_event ev = {.type = COORD_EV_CALL,
+                             .method = (enum coord_method)method->id,
+                             .rpc_type = type,
+                             .call = call,
+                             .who = who,
+                             .msg = msg};
+
+    step(s, &ev);
+}
+
+/* --- while the store cannot write --- */
+
+static void defer(struct shell *s, const struct rpc_event *ev)
+{
+    size_t len = ev->msg ? protobuf_c_message_get_packed_size(ev->msg) : 0;
+
+    if (s->deferred_count >= LIMIT_DEFERRED_MESSAGES && ev->type == RPC_MESSAGE) {
+        rpc_server_end(s->server, ev->call, NULL, 0, ACCEL_EUNAVAIL, "the store cannot write; come back later");
+        return;
+    }
+    struct deferred *d = xcalloc(1, sizeof(*d) + len + 1);
+    d->type = ev->type;
+    d->call = ev->call;
+    d->method = ev->method;
+    d->who = *ev->who;
+    d->has_msg = ev->msg != NULL;
+    d->len = len;
+    if (ev->msg) protobuf_c_message_pack(ev->msg, d->packed);
+    *s->deferred_tail = d;
+    s->deferred_tail = &d->next;
+    s->deferred_count++;
+}
+
+static void replay_deferred(struct shell *s)
+{
+    struct deferred *d = s->deferred_head;
+
+    s->deferred_head = NULL;
+    s->deferred_tail = &s->deferred_head;
+    s->deferred_count = 0;
+    while (d) {
+        struct deferred *next = d->next;
+        ProtobufCMessage *msg = d->has_msg ? protobuf_c_message_unpack(d->method->request, NULL, d->len, d->packed) : NULL;
+        step_call(s, d->type, d->call, d->method, &d->who, msg);
+        if (msg) protobuf_c_message_free_unpacked(msg, NULL);
+        free(d);
+        d = next;
+    }
+}
+
+void shell_on_call(struct shell *s, const struct rpc_event *ev)
+{
+    bool is_user_open = ev->type == RPC_OPEN && ev->method->id != COORD_SESSION;
+
+    if (s->failing.code && is_user_open)
+        rpc_server_end(s->server, ev->call, NULL, 0, ACCEL_EUNAVAIL, s->failing.text);
+    else if (s->failing.code)
+        defer(s, ev);
+    else
+        step_call(s, ev->type, ev->call, ev->method, ev->who, ev->msg);
+}
+
+static void on_committed(void *ctx)
+{
+    struct shell *s = ctx;
+    struct coord_batch *b = s->committing;
+
+    s->committing = NULL;
+    release_outputs(s, b);
+    if (s->failing.code) {
+        log_info("the store can write again");
+        s->failing.code = 0;
+        replay_deferred(s);
+    }
+    shell_flush(s);
+}
+
+static void on_commit_failing(void *ctx, const struct accel_error *err)
+{
+    struct shell *s = ctx;
+
+    if (!s->failing.code) log_error("the store cannot write: %s", err->text);
+    error_set(&s->failing, ACCEL_EUNAVAIL, "the coordinator cannot write its store now: %.300s\ntry: free the cause; what"
+              " was accepted before is kept, and running work goes on", err->text);
+}
+
+static void on_stale(void *ctx, const struct accel_error *err)
+{
+    struct shell *s = ctx;
+
+    log_error("another coordinator has taken over: %s", err->text);
+    s->exit_status = 1;
+    s->committing = NULL; /* its outputs must never leave */
+    coord_batch_reset(other_batch(s));
+    s->is_flushed = true;
+    shell_stop(s, "taken over");
+}
+
+/* --- loop callbacks --- */
+
+static void on_check(uv_check_t *check)
+{
+    shell_flush(check->data);
+}
+
+static void on_deadline(void *ctx, int64_t late_ms)
+{
+    struct shell *s = ctx;
+    struct coord_event ev = {.type = COORD_EV_TICK};
+
+    (void)late_ms;
+    if (s->failing.code) {
+        loop_timer_set(&s->deadline, clock_mono_ms() + LIMIT_STORE_RETRY_MIN_MS);
+        return;
+    }
+    step(s, &ev);
+    shell_flush(s);
+}
+
+static void on_idle(void *ctx, int64_t late_ms)
+{
+    struct shell *s = ctx;
+
+    (void)late_ms;
+    if (coord_is_idle(s->core) && s->admin_calls == 0) shell_stop(s, "idle");
+}
+
+static void on_signal(void *ctx, int signo)
+{
+    shell_stop(ctx, strsignal(signo));
+}
+
+/* --- life --- */
+
+static uint64_t random_era(void)
+{
+    uint64_t era = 0;
+
+    while (era == 0 && getrandom(&era, sizeof(era), 0) != sizeof(era)) continue;
+    return era >> 16 ? era >> 16 : 1; /* 48 bits: exact in every JSON reader */
+}
+
+static void load_record(void *ctx, const struct record *rec)
+{
+    struct shell *s = ctx;
+
+    coord_load(s->core, rec);
+}
+
+static int load_core(struct shell *s, struct accel_error *err)
+{
+    struct clock_now now = clock_read();
+    int r = s->store->ops->load(s->store, load_record, s, err);
+
+    if (r < 0) return error_wrap(err, r, "cannot load the store");
+    coord_start(s->core, now.mono_ms, now.wall_ms, random_era());
+    coord_collect(s->core, s->open);
+    struct store_txn txn = {
+        .records = s->open->records, .count = s->open->record_count, .epoch = coord_epoch(s->core)};
+    r = s->store->ops->commit(s->store, &txn, err);
+    if (r < 0) return error_wrap(err, r, "cannot write the new epoch");
+    coord_batch_reset(s->open);
+    return 0;
+}
+
+int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_options *options, struct accel_error *err)
+{
+    static const struct store_thread_callbacks callbacks = {on_committed, on_commit_failing, on_stale};
+    int r;
+
+    *s = (struct shell){.loop = loop, .options = options, .start_wall_ms = clock_wall_ms()};
+    s->deferred_tail = &s->deferred_head;
+    coord_batch_init(&s->batches[0]);
+    coord_batch_init(&s->batches[1]);
+    s->open = &s->batches[0];
+    struct coord_config config = {.session_grace_ms = LIMIT_SESSION_GRACE_MS,
+                                  .history_jobs = (uint32_t)options->history_jobs,
+                                  .history_ms = (int64_t)options->history_ms};
+    s->core = coord_create(&config);
+    r = store_sqlite_open(options->state_dir, &s->store, err);
+    if (r < 0) return r;
+    r = load_core(s, err);
+    if (r < 0) return r;
+    r = store_thread_start(loop, s->store, &callbacks, s, &s->thread, err);
+    if (r < 0) return r;
+    uv_check_init(loop, &s->check);
+    s->check.data = s;
+    r = loop_timer_init(loop, &s->deadline, on_deadline, s);
+    if (r == 0) r = loop_timer_init(loop, &s->idle, on_idle, s);
+    if (r == 0) r = loop_signals_init(loop, &s->signals, on_signal, s);
+    return r < 0 ? error_set(err, r, "cannot set up the event loop") : 0;
+}
+
+int shell_serve(struct shell *s, int listen_fd, struct accel_error *err)
+{
+    int r = rpc_local_server_create(s->loop, listen_fd, api_service(s), &s->server, err);
+
+    if (r < 0) return r;
+    uv_check_start(&s->check, on_check);
+    arm_timers(s);
+    return 0;
+}
+
+static void on_store_stopped(void *ctx)
+{
+    struct shell *s = ctx;
+
+    s->thread = NULL;
+    s->store = NULL;
+    uv_close((uv_handle_t *)&s->check, NULL);
+    loop_timer_close(&s->deadline, NULL);
+    loop_timer_close(&s->idle, NULL);
+    loop_signals_close(&s->signals);
+}
+
+static void on_server_stopped(void *ctx)
+{
+    struct shell *s = ctx;
+
+    s->server = NULL;
+    store_thread_stop(s->thread, on_store_stopped, s);
+}
+
+/* The server goes when nothing is left to be committed or said; a store that cannot write is not waited for. */
+static void maybe_finish_stop(struct shell *s)
+{
+    if (!s->is_stopping || s->is_flushed) return;
+    if (s->committing && !s->failing.code) return;
+    s->is_flushed = true;
+    rpc_server_stop(s->server, on_server_stopped, s);
+}
+
+void shell_stop(struct shell *s, const char *why)
+{
+    if (s->is_stopping) return;
+    log_info("stopping: %s", why);
+    s->is_stopping = true;
+    /* The name goes first: who comes now starts a successor, which waits for our lock. */
+    unlink(s->options->socket_path);
+    rpc_local_server_refuse_new(s->server);
+    if (s->is_flushed)
+        rpc_server_stop(s->server, on_server_stopped, s);
+    else
+        shell_flush(s);
+}
+
+void shell_done(struct shell *s)
+{
+    if (s->store && !s->thread) s->store->ops->close(s->store);
+    while (s->deferred_head) {
+        struct deferred *d = s->deferred_head;
+        s->deferred_head = d->next;
+        free(d);
+    }
+    coord_destroy(s->core);
+    coord_batch_done(&s->batches[0]);
+    coord_batch_done(&s->batches[1]);
+}
