@@ -15,23 +15,8 @@
 #include <protobuf-c/protobuf-c.h>
 #include <sys/types.h>
 
+#include "common/caller.h"
 #include "common/error.h"
-
-enum rpc_role { RPC_ROLE_NODE = 1, RPC_ROLE_USER = 2, RPC_ROLE_OPERATOR = 3, RPC_ROLE_ADMIN = 4 };
-
-struct rpc_identity {
-    enum rpc_role role;
-    uint32_t uid, gid, pid;  /* rpc_local: SO_PEERCRED */
-    char user[64];           /* name of uid, or the number as text */
-    bool is_local;           /* same host as the server */
-};
-
-enum rpc_event_type {
-    RPC_OPEN,       /* a new call; msg is its first message (NULL only for client-streaming methods) */
-    RPC_MESSAGE,    /* client-streaming methods: one more message */
-    RPC_HALF_CLOSE, /* the client will send no more */
-    RPC_CLOSED,     /* cancelled, or its connection is gone: the number is dead, nothing can be sent */
-};
 
 struct rpc_method;
 struct rpc_event {
@@ -127,6 +112,7 @@ static inline struct rpc_call *rpc_channel_call(struct rpc_channel *ch, const ch
 {
     return ch->ops->call(ch, method, msg, response, h, ctx);
 }
+/* msg NULL: the half close; no more messages follow. */
 static inline void rpc_call_send(struct rpc_call *call, const ProtobufCMessage *msg)
 {
     call->channel->ops->send(call, msg);

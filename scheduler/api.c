@@ -14,7 +14,13 @@
 #include "common/limits.h"
 #include "scheduler/shell.h"
 
-enum admin_method { ADMIN_STATUS = COORD_METHOD_COUNT + 1, ADMIN_SNAPSHOT, ADMIN_BACKUP, ADMIN_CHECK, ADMIN_SHUTDOWN };
+enum admin_method {
+    ADMIN_STATUS = COORD_METHOD_COUNT + 1,
+    ADMIN_SNAPSHOT,
+    ADMIN_BACKUP,
+    ADMIN_CHECK,
+    ADMIN_SHUTDOWN
+};
 
 static void to_core(void *ctx, const struct rpc_event *ev)
 {
@@ -86,7 +92,8 @@ static void on_snapshot_done(void *ctx, int r, uint64_t bytes, const struct acce
 
 static void on_snapshot(struct shell *s, uint64_t call, const Accel__V1__SnapshotRequest *rq)
 {
-    if (rq->path.len == 0 || rq->path.data[0] != '/' || rq->path.len >= 4096 || memchr(rq->path.data, 0, rq->path.len)) {
+    if (rq->path.len == 0 || rq->path.data[0] != '/' || rq->path.len >= 4096 ||
+        memchr(rq->path.data, 0, rq->path.len)) {
         rpc_server_end(s->server, call, NULL, 0, ACCEL_EINVAL, "the file must be an absolute path");
         return;
     }
@@ -96,14 +103,16 @@ static void on_snapshot(struct shell *s, uint64_t call, const Accel__V1__Snapsho
     free(path);
 }
 
-static void on_check_done(void *ctx, int r, const char *const *problems, const struct accel_error *err)
+static void on_check_done(void *ctx, int r, const char *const *problems,
+                          const struct accel_error *err)
 {
     struct admin_op *op = ctx;
     Accel__V1__CheckReply m = ACCEL__V1__CHECK_REPLY__INIT;
 
     op->shell->admin_calls--;
     m.problems = (char **)problems;
-    while (problems && problems[m.n_problems]) m.n_problems++;
+    while (problems && problems[m.n_problems])
+        m.n_problems++;
     if (!op->shell->server)
         ;
     else if (r < 0)
@@ -118,7 +127,8 @@ static void on_admin(void *ctx, const struct rpc_event *ev)
     struct shell *s = ctx;
     Accel__V1__ShutdownReply bye = ACCEL__V1__SHUTDOWN_REPLY__INIT;
 
-    if (ev->type != RPC_OPEN) return;
+    if (ev->type != RPC_OPEN)
+        return;
     switch (ev->method->id) {
     case ADMIN_STATUS: on_status(s, ev->call); break;
     case ADMIN_SNAPSHOT:
@@ -132,30 +142,48 @@ static void on_admin(void *ctx, const struct rpc_event *ev)
 }
 
 #define DESC(name) &accel__v1__##name##__descriptor
-#define SMALL LIMIT_SMALL_MESSAGE_BYTES
-#define UNARY(path, rq, rp, role, cap, handler, id) {path, DESC(rq), DESC(rp), false, false, role, cap, handler, id}
-#define STREAM(path, rq, rp, role, cap, handler, id) {path, DESC(rq), DESC(rp), false, true, role, cap, handler, id}
+#define SMALL      LIMIT_SMALL_MESSAGE_BYTES
+#define UNARY(path, rq, rp, role, cap, handler, id)                                                \
+    {                                                                                              \
+        path, DESC(rq), DESC(rp), false, false, role, cap, handler, id                             \
+    }
+#define STREAM(path, rq, rp, role, cap, handler, id)                                               \
+    {                                                                                              \
+        path, DESC(rq), DESC(rp), false, true, role, cap, handler, id                              \
+    }
 
 static const struct rpc_method methods[] = {
-    UNARY("/accel.v1.Jobs/Submit", submit_request, submit_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES, to_core, COORD_SUBMIT),
-    UNARY("/accel.v1.Jobs/List", list_request, list_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES, to_core, COORD_LIST),
+    UNARY("/accel.v1.Jobs/Submit", submit_request, submit_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES,
+          to_core, COORD_SUBMIT),
+    UNARY("/accel.v1.Jobs/List", list_request, list_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES, to_core,
+          COORD_LIST),
     UNARY("/accel.v1.Jobs/Get", get_request, get_reply, RPC_ROLE_USER, SMALL, to_core, COORD_GET),
-    STREAM("/accel.v1.Jobs/Watch", watch_request, watch_reply, RPC_ROLE_USER, SMALL, to_core, COORD_WATCH),
-    UNARY("/accel.v1.Jobs/Cancel", cancel_request, cancel_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES, to_core, COORD_CANCEL),
-    UNARY("/accel.v1.Jobs/Signal", signal_request, signal_reply, RPC_ROLE_USER, SMALL, to_core, COORD_SIGNAL),
-    UNARY("/accel.v1.Jobs/Input", input_request, input_reply, RPC_ROLE_USER, 2 * LIMIT_INPUT_CHUNK_BYTES, to_core,
-          COORD_INPUT),
-    UNARY("/accel.v1.Logs/Read", log_read_request, log_read_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES, to_core,
-          COORD_LOG_READ),
-    UNARY("/accel.v1.Nodes/List", nodes_request, nodes_reply, RPC_ROLE_USER, SMALL, to_core, COORD_NODES),
-    STREAM("/accel.v1.Events/Watch", events_request, events_reply, RPC_ROLE_USER, SMALL, to_core, COORD_EVENTS),
-    {"/accel.v1.Agent/Session", DESC(agent_up), DESC(coord_down), true, true, RPC_ROLE_NODE, LIMIT_FRAME_BYTES, to_core,
-     COORD_SESSION},
-    UNARY("/accel.v1.Admin/Status", status_request, status_reply, RPC_ROLE_USER, SMALL, on_admin, ADMIN_STATUS),
-    UNARY("/accel.v1.Admin/Snapshot", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, SMALL, on_admin, ADMIN_SNAPSHOT),
-    UNARY("/accel.v1.Admin/Backup", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, SMALL, on_admin, ADMIN_BACKUP),
-    UNARY("/accel.v1.Admin/Check", check_request, check_reply, RPC_ROLE_ADMIN, SMALL, on_admin, ADMIN_CHECK),
-    UNARY("/accel.v1.Admin/Shutdown", shutdown_request, shutdown_reply, RPC_ROLE_ADMIN, SMALL, on_admin, ADMIN_SHUTDOWN),
+    STREAM("/accel.v1.Jobs/Watch", watch_request, watch_reply, RPC_ROLE_USER, SMALL, to_core,
+           COORD_WATCH),
+    UNARY("/accel.v1.Jobs/Cancel", cancel_request, cancel_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES,
+          to_core, COORD_CANCEL),
+    UNARY("/accel.v1.Jobs/Signal", signal_request, signal_reply, RPC_ROLE_USER, SMALL, to_core,
+          COORD_SIGNAL),
+    UNARY("/accel.v1.Jobs/Input", input_request, input_reply, RPC_ROLE_USER,
+          2 * LIMIT_INPUT_CHUNK_BYTES, to_core, COORD_INPUT),
+    UNARY("/accel.v1.Logs/Read", log_read_request, log_read_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES,
+          to_core, COORD_LOG_READ),
+    UNARY("/accel.v1.Nodes/List", nodes_request, nodes_reply, RPC_ROLE_USER, SMALL, to_core,
+          COORD_NODES),
+    STREAM("/accel.v1.Events/Watch", events_request, events_reply, RPC_ROLE_USER, SMALL, to_core,
+           COORD_EVENTS),
+    {"/accel.v1.Agent/Session", DESC(agent_up), DESC(coord_down), true, true, RPC_ROLE_NODE,
+     LIMIT_FRAME_BYTES, to_core, COORD_SESSION},
+    UNARY("/accel.v1.Admin/Status", status_request, status_reply, RPC_ROLE_USER, SMALL, on_admin,
+          ADMIN_STATUS),
+    UNARY("/accel.v1.Admin/Snapshot", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, SMALL,
+          on_admin, ADMIN_SNAPSHOT),
+    UNARY("/accel.v1.Admin/Backup", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, SMALL,
+          on_admin, ADMIN_BACKUP),
+    UNARY("/accel.v1.Admin/Check", check_request, check_reply, RPC_ROLE_ADMIN, SMALL, on_admin,
+          ADMIN_CHECK),
+    UNARY("/accel.v1.Admin/Shutdown", shutdown_request, shutdown_reply, RPC_ROLE_ADMIN, SMALL,
+          on_admin, ADMIN_SHUTDOWN),
 };
 
 const struct rpc_service *api_service(struct shell *s)

@@ -74,7 +74,8 @@ void out_end(struct coord *c, uint64_t call, const ProtobufCMessage *msg)
     struct coord_output *o = output_add(c, call);
 
     o->is_end = true;
-    if (msg) output_pack(c, o, msg);
+    if (msg)
+        output_pack(c, o, msg);
 }
 
 void out_fail(struct coord *c, uint64_t call, int code, const char *fmt, ...)
@@ -104,7 +105,8 @@ static void arena_pb_free(void *data, void *p)
 
 ProtobufCAllocator *arena_allocator(struct arena *a, ProtobufCAllocator *ret)
 {
-    *ret = (ProtobufCAllocator){.alloc = arena_pb_alloc, .free = arena_pb_free, .allocator_data = a};
+    *ret =
+        (ProtobufCAllocator){.alloc = arena_pb_alloc, .free = arena_pb_free, .allocator_data = a};
     return ret;
 }
 
@@ -112,22 +114,26 @@ ProtobufCAllocator *arena_allocator(struct arena *a, ProtobufCAllocator *ret)
 
 void mark_job(struct coord *c, struct job *j)
 {
-    if (j->is_dirty) return;
+    if (j->is_dirty)
+        return;
     j->is_dirty = true;
     TAILQ_INSERT_TAIL(&c->dirty_jobs, j, dirty);
 }
 
 void mark_attempt(struct coord *c, struct attempt *a, bool with_workers)
 {
-    if (with_workers) a->workers_dirty = true;
-    if (a->is_dirty) return;
+    if (with_workers)
+        a->workers_dirty = true;
+    if (a->is_dirty)
+        return;
     a->is_dirty = true;
     TAILQ_INSERT_TAIL(&c->dirty_attempts, a, dirty);
 }
 
 void mark_node(struct coord *c, struct node *n)
 {
-    if (n->is_dirty) return;
+    if (n->is_dirty)
+        return;
     n->is_dirty = true;
     TAILQ_INSERT_TAIL(&c->dirty_nodes, n, dirty);
 }
@@ -174,7 +180,8 @@ static void collect_job(struct coord *c, struct coord_batch *b, struct job *j)
 {
     struct arena *a = &b->arena;
 
-    if (j->env && !j->env->is_written && j->env->data) collect_environment(b, j->env);
+    if (j->env && !j->env->is_written && j->env->data)
+        collect_environment(b, j->env);
     struct record_job *r = &record_add(b, RECORD_JOB)->u.job;
     *r = (struct record_job){
         .id = j->id,
@@ -199,7 +206,8 @@ static void collect_job(struct coord *c, struct coord_batch *b, struct job *j)
         .request_id = blob_dup(a, j->request_id, sizeof(j->request_id)),
         .spec = blob_dup(a, j->spec, j->spec_len),
     };
-    if (j->id >= c->job_id_floor) c->job_id_floor = j->id + 1;
+    if (j->id >= c->job_id_floor)
+        c->job_id_floor = j->id + 1;
 }
 
 static void collect_attempt(struct coord_batch *b, const struct attempt *at)
@@ -229,7 +237,8 @@ static const char *worker_node_name(const struct attempt *at, uint32_t rank)
 {
     for (size_t i = 0; i < at->share_count; i++) {
         const struct share *s = &at->shares[i];
-        if (rank >= s->first_rank && rank < s->first_rank + s->local_size) return s->node_name;
+        if (rank >= s->first_rank && rank < s->first_rank + s->local_size)
+            return s->node_name;
     }
     return "";
 }
@@ -317,8 +326,7 @@ static void collect_loose(struct coord *c, struct coord_batch *b)
             r->u.device.node = text_dup(a, r->u.device.node);
             r->u.device.id = text_dup(a, r->u.device.id);
             break;
-        default: /* keys are numbers */
-            break;
+        default: /* keys are numbers */ break;
         }
     }
     c->loose_count = 0;
@@ -341,7 +349,8 @@ void coord_collect(struct coord *c, struct coord_batch *out)
         TAILQ_REMOVE(&c->dirty_attempts, a, dirty);
         a->is_dirty = false;
         collect_attempt(out, a);
-        if (a->workers_dirty) collect_workers(out, a);
+        if (a->workers_dirty)
+            collect_workers(out, a);
         a->workers_dirty = false;
     }
     while ((n = TAILQ_FIRST(&c->dirty_nodes))) {
@@ -373,16 +382,21 @@ struct call *call_new(struct coord *c, uint64_t id, enum call_kind kind)
     call->id = id;
     call->kind = kind;
     HASH_ADD(hh, c->calls, id, sizeof(call->id), call);
-    if (kind != CALL_SESSION) c->user_calls++;
+    if (kind != CALL_SESSION)
+        c->user_calls++;
     return call;
 }
 
 void call_free(struct coord *c, struct call *call)
 {
-    if (call->job) LIST_REMOVE(call, of_job);
-    if (call->node && call->kind != CALL_SESSION) LIST_REMOVE(call, of_node);
-    if (call->kind == CALL_EVENTS) LIST_REMOVE(call, of_events);
-    if (call->kind != CALL_SESSION) c->user_calls--;
+    if (call->job)
+        LIST_REMOVE(call, of_job);
+    if (call->node && call->kind != CALL_SESSION)
+        LIST_REMOVE(call, of_node);
+    if (call->kind == CALL_EVENTS)
+        LIST_REMOVE(call, of_events);
+    if (call->kind != CALL_SESSION)
+        c->user_calls--;
     HASH_DELETE(hh, c->calls, call);
     free(call->request);
     free(call);
@@ -393,7 +407,8 @@ static void call_closed(struct coord *c, uint64_t id)
     struct call *call = NULL;
 
     HASH_FIND(hh, c->calls, &id, sizeof(id), call);
-    if (!call) return;
+    if (!call)
+        return;
     if (call->kind == CALL_LOG && call->node) {
         Accel__V1__LogCancel cancel = ACCEL__V1__LOG_CANCEL__INIT;
         Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
@@ -404,7 +419,8 @@ static void call_closed(struct coord *c, uint64_t id)
     }
     struct job *owned = call->kind == CALL_WATCH && call->is_owner ? call->job : NULL;
     call_free(c, call);
-    if (owned && owned->kill_on_disconnect && job_is_live(owned)) job_apply(c, owned, JOB_EV_CANCEL, NULL);
+    if (owned && owned->kill_on_disconnect && job_is_live(owned))
+        job_apply(c, owned, JOB_EV_CANCEL, NULL);
 }
 
 /* --- the step --- */
@@ -449,8 +465,12 @@ static void step_tick(struct coord *c)
         struct timer *t = CONTAINER_OF(h, struct timer, node);
         heap_remove(&c->timers, h);
         switch (t->kind) {
-        case TIMER_JOB_LIMIT: job_apply(c, CONTAINER_OF(t, struct job, limit), JOB_EV_TIME_LIMIT, NULL); break;
-        case TIMER_NODE_GRACE: node_apply(c, CONTAINER_OF(t, struct node, grace), NODE_EV_SILENCE); break;
+        case TIMER_JOB_LIMIT:
+            job_apply(c, CONTAINER_OF(t, struct job, limit), JOB_EV_TIME_LIMIT, NULL);
+            break;
+        case TIMER_NODE_GRACE:
+            node_apply(c, CONTAINER_OF(t, struct node, grace), NODE_EV_SILENCE);
+            break;
         case TIMER_PRUNE: break; /* below */
         }
     }
@@ -468,8 +488,10 @@ void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batc
         step_tick(c);
     else
         step_call(c, ev);
-    if (c->needs_placing) place_pending(c);
-    if (c->needs_pruning) history_prune_jobs(c);
+    if (c->needs_placing)
+        place_pending(c);
+    if (c->needs_pruning)
+        history_prune_jobs(c);
     c->needs_pruning = false;
     c->out = NULL;
     coord_check(c);
@@ -508,8 +530,7 @@ static void destroy_environments(struct coord *c)
     struct environment *e, *next;
 
     HASH_CLEAR(hh_content, c->env_by_content);
-    HASH_ITER(hh_id, c->env_by_id, e, next)
-    {
+    HASH_ITER(hh_id, c->env_by_id, e, next) {
         HASH_DELETE(hh_id, c->env_by_id, e);
         free(e->data);
         free(e);
@@ -518,23 +539,25 @@ static void destroy_environments(struct coord *c)
 
 void coord_destroy(struct coord *c)
 {
-    if (!c) return;
+    if (!c)
+        return;
     struct call *call, *next_call;
     struct node *n, *next_node;
     struct user *u, *next_user;
     struct request *r, *next_request;
 
     c->is_closing = true;
-    HASH_ITER(hh, c->calls, call, next_call) call_free(c, call);
-    while (c->job_count) job_free(c, c->jobs[c->job_count - 1]);
-    HASH_ITER(hh, c->nodes, n, next_node) node_free(c, n);
-    HASH_ITER(hh, c->users, u, next_user)
-    {
+    HASH_ITER(hh, c->calls, call, next_call)
+        call_free(c, call);
+    while (c->job_count)
+        job_free(c, c->jobs[c->job_count - 1]);
+    HASH_ITER(hh, c->nodes, n, next_node)
+        node_free(c, n);
+    HASH_ITER(hh, c->users, u, next_user) {
         HASH_DELETE(hh, c->users, u);
         free(u);
     }
-    HASH_ITER(hh, c->requests, r, next_request)
-    {
+    HASH_ITER(hh, c->requests, r, next_request) {
         HASH_DELETE(hh, c->requests, r);
         free(r->method);
         free(r->reply);
@@ -561,7 +584,8 @@ int64_t coord_deadline_ms(const struct coord *c)
 void coord_check(const struct coord *c)
 {
     CHECK(c->live_count + c->ended_count == c->job_count);
-    CHECK(c->seq_next <= c->seq_reserved || c->meta_dirty || c->seq_next - c->seq_reserved < LIMIT_SEQ_RESERVE);
+    CHECK(c->seq_next <= c->seq_reserved || c->meta_dirty ||
+          c->seq_next - c->seq_reserved < LIMIT_SEQ_RESERVE);
     CHECK(c->event_count <= LIMIT_EVENTS);
     CHECK(!TAILQ_FIRST(&c->pending) || TAILQ_FIRST(&c->pending)->state == JOB_PENDING);
     CHECK(!TAILQ_FIRST(&c->ended) || TAILQ_FIRST(&c->ended)->state == JOB_ENDED);
@@ -572,14 +596,16 @@ static void check_device_holders(const struct coord *c)
     for (const struct node *n = c->nodes; n; n = n->hh.next) {
         size_t held = 0, named = 0;
         const struct share *s;
-        for (size_t i = 0; i < n->device_count; i++) held += n->devices[i].holder != NULL;
+        for (size_t i = 0; i < n->device_count; i++)
+            held += n->devices[i].holder != NULL;
         LIST_FOREACH(s, &n->shares, on_node)
         {
             CHECK(!s->ended && s->node == n && job_is_live(s->attempt->job));
             named += s->device_count;
             for (size_t d = 0; d < s->device_count; d++)
                 for (size_t i = 0; i < n->device_count; i++)
-                    if (!strcmp(n->devices[i].id, s->devices[d])) CHECK(n->devices[i].holder == s->attempt);
+                    if (!strcmp(n->devices[i].id, s->devices[d]))
+                        CHECK(n->devices[i].holder == s->attempt);
         }
         CHECK(held <= named); /* a device that vanished from the node is named but held nowhere */
         node_check(n);
@@ -633,7 +659,8 @@ uint32_t coord_nodes_ready(const struct coord *c)
 {
     uint32_t count = 0;
 
-    for (const struct node *n = c->nodes; n; n = n->hh.next) count += n->state == NODE_READY;
+    for (const struct node *n = c->nodes; n; n = n->hh.next)
+        count += n->state == NODE_READY;
     return count;
 }
 

@@ -17,7 +17,7 @@
 
 #include "common/arena.h"
 #include "common/error.h"
-#include "common/rpc.h"
+#include "common/caller.h"
 #include "common/trace.h"
 #include "scheduler/record.h"
 
@@ -40,19 +40,19 @@ enum coord_method {
 };
 
 struct coord_config {
-    int64_t session_grace_ms;   /* LIMIT_SESSION_GRACE_MS */
-    uint32_t history_jobs;      /* LIMIT_HISTORY_JOBS */
-    int64_t history_ms;         /* LIMIT_HISTORY_MS */
-    struct trace *trace;        /* NULL in production */
+    int64_t session_grace_ms; /* LIMIT_SESSION_GRACE_MS */
+    uint32_t history_jobs;    /* LIMIT_HISTORY_JOBS */
+    int64_t history_ms;       /* LIMIT_HISTORY_MS */
+    struct trace *trace;      /* NULL in production */
 };
 
 enum coord_event_type {
-    COORD_EV_CALL,      /* method, call, who, rpc_type, msg */
-    COORD_EV_TICK,      /* the deadline passed */
+    COORD_EV_CALL, /* method, call, who, rpc_type, msg */
+    COORD_EV_TICK, /* the deadline passed */
 };
 struct coord_event {
     enum coord_event_type type;
-    int64_t now_ms;  /* mono, of this event */
+    int64_t now_ms; /* mono, of this event */
     int64_t wall_ms;
     /* COORD_EV_CALL: what the transport said */
     enum coord_method method;
@@ -64,10 +64,10 @@ struct coord_event {
 
 struct coord_output {
     uint64_t call;
-    bool is_end;       /* the call is over with code and text (and a last message if data) */
-    int code;          /* ACCEL_E* */
-    const char *text;  /* in the batch's arena */
-    const void *data;  /* packed message, in the arena; NULL: none */
+    bool is_end;      /* the call is over with code and text (and a last message if data) */
+    int code;         /* ACCEL_E* */
+    const char *text; /* in the batch's arena */
+    const void *data; /* packed message, in the arena; NULL: none */
     size_t len;
 };
 struct coord_batch {
@@ -94,7 +94,8 @@ void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batc
 void coord_collect(struct coord *c, struct coord_batch *out);
 int64_t coord_deadline_ms(const struct coord *c); /* -1: none */
 void coord_check(const struct coord *c);          /* cheap invariants; run around every step */
-void coord_check_all(const struct coord *c);      /* everything, O(all); the simulator after every step */
+void coord_check_all(
+    const struct coord *c); /* everything, O(all); the simulator after every step */
 
 uint64_t coord_era(const struct coord *c);
 uint64_t coord_epoch(const struct coord *c);

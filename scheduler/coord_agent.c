@@ -17,9 +17,18 @@ enum session_effect {
     EFFECT_TELL_NODE = 1 << 3,
 };
 
-#define MOVE(s, e, n, fx) {SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_MOVE, SESSION_##n, fx, NULL}
-#define IGNORE(s, e, why) {SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_IGNORE, SESSION_##s, 0, why}
-#define REFUSE(s, e, why) {SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_REFUSE, SESSION_##s, 0, why}
+#define MOVE(s, e, n, fx)                                                                          \
+    {                                                                                              \
+        SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_MOVE, SESSION_##n, fx, NULL                   \
+    }
+#define IGNORE(s, e, why)                                                                          \
+    {                                                                                              \
+        SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_IGNORE, SESSION_##s, 0, why                   \
+    }
+#define REFUSE(s, e, why)                                                                          \
+    {                                                                                              \
+        SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_REFUSE, SESSION_##s, 0, why                   \
+    }
 
 static const struct lifecycle_row rows[] = {
     MOVE(OPENING, HELLO, LIVE, EFFECT_BIND),
@@ -55,15 +64,18 @@ const struct lifecycle session_lifecycle = {
 static struct share *share_on(struct attempt *a, const struct node *n)
 {
     for (size_t i = 0; i < a->share_count; i++)
-        if (a->shares[i].node == n || !strcmp(a->shares[i].node_name, n->name)) return &a->shares[i];
+        if (a->shares[i].node == n || !strcmp(a->shares[i].node_name, n->name))
+            return &a->shares[i];
     return NULL;
 }
 
 /* The live share that the reference means, or NULL if it is over, unknown or of another era. */
-static struct share *share_of_ref(struct coord *c, const struct node *n, const Accel__V1__AttemptRef *ref)
+static struct share *share_of_ref(struct coord *c, const struct node *n,
+                                  const Accel__V1__AttemptRef *ref)
 {
     struct job *j = ref && ref->era == c->era ? job_find(c, ref->job_id) : NULL;
-    struct attempt *a = j && job_is_live(j) && j->attempt == ref->attempt ? attempt_find(j, 0) : NULL;
+    struct attempt *a =
+        j && job_is_live(j) && j->attempt == ref->attempt ? attempt_find(j, 0) : NULL;
     struct share *s = a && a->end_ms == 0 ? share_on(a, n) : NULL;
 
     return s && !s->ended ? s : NULL;
@@ -75,8 +87,10 @@ static void share_finish(struct coord *c, struct share *s)
     bool all = true;
 
     place_give_back(c, s);
-    for (size_t i = 0; i < a->share_count; i++) all &= a->shares[i].ended;
-    if (all) job_apply(c, a->job, JOB_EV_ATTEMPT_ENDED, NULL);
+    for (size_t i = 0; i < a->share_count; i++)
+        all &= a->shares[i].ended;
+    if (all)
+        job_apply(c, a->job, JOB_EV_ATTEMPT_ENDED, NULL);
 }
 
 static void share_lost(struct coord *c, struct share *s, const char *text)
@@ -101,7 +115,8 @@ static void worker_take(struct worker *w, const Accel__V1__Rank *m)
     w->signal = m->signal;
     w->start_ms = m->start_ms ? m->start_ms : w->start_ms;
     w->end_ms = m->end_ms;
-    if (m->error[0]) job_set_text(&w->error, m->error);
+    if (m->error[0])
+        job_set_text(&w->error, m->error);
     if (m->stderr_tail.len && !w->stderr_tail) {
         size_t len = MIN(m->stderr_tail.len, (size_t)LIMIT_STDERR_TAIL_BYTES);
         w->stderr_tail = xmemdup(m->stderr_tail.data + m->stderr_tail.len - len, len);
@@ -131,7 +146,8 @@ static void report_started(struct coord *c, struct node *n, const Accel__V1__Att
     struct share *s = share_of_ref(c, n, m->ref);
     bool all = true;
 
-    if (!s) return;
+    if (!s)
+        return;
     struct attempt *a = s->attempt;
     ranks_take(s, m->ranks, m->n_ranks);
     s->started = true;
@@ -139,25 +155,31 @@ static void report_started(struct coord *c, struct node *n, const Accel__V1__Att
         job_set_text(&a->master_addr, m->master_addr);
         a->master_port = m->master_port;
     }
-    for (size_t i = 0; i < a->share_count; i++) all &= a->shares[i].started;
-    if (all) job_apply(c, a->job, JOB_EV_STARTED, NULL);
+    for (size_t i = 0; i < a->share_count; i++)
+        all &= a->shares[i].started;
+    if (all)
+        job_apply(c, a->job, JOB_EV_STARTED, NULL);
 }
 
 static void report_ended(struct coord *c, struct node *n, const Accel__V1__AttemptEnded *m)
 {
     struct share *s = share_of_ref(c, n, m->ref);
 
-    if (!s) return;
+    if (!s)
+        return;
     struct attempt *a = s->attempt;
     ranks_take(s, m->ranks, m->n_ranks);
     /* The first failing rank of the gang is the one that was reaped first: receive time minus age, no wall clocks. */
-    int64_t at_ns = c->now_ms * 1000000 - (int64_t)MIN(m->first_failed_age_ns, (uint64_t)INT64_MAX / 2);
-    bool is_first = m->first_failed_rank >= 0 && (a->first_failed_rank < 0 || at_ns < a->first_failed_at_ns);
+    int64_t at_ns =
+        c->now_ms * 1000000 - (int64_t)MIN(m->first_failed_age_ns, (uint64_t)INT64_MAX / 2);
+    bool is_first =
+        m->first_failed_rank >= 0 && (a->first_failed_rank < 0 || at_ns < a->first_failed_at_ns);
     if (is_first) {
         a->first_failed_rank = m->first_failed_rank;
         a->first_failed_at_ns = at_ns;
     }
-    bool is_worse = a->cause == ACCEL__V1__CAUSE__CAUSE_NONE || a->cause == ACCEL__V1__CAUSE__CAUSE_SUCCEEDED;
+    bool is_worse =
+        a->cause == ACCEL__V1__CAUSE__CAUSE_NONE || a->cause == ACCEL__V1__CAUSE__CAUSE_SUCCEEDED;
     if (is_first || is_worse) {
         a->cause = m->cause ? (uint32_t)m->cause : ACCEL__V1__CAUSE__CAUSE_NODE_LOST;
         job_set_text(&a->text, m->text);
@@ -182,14 +204,17 @@ static void take_message(struct coord *c, struct call *session, const Accel__V1_
 
     switch (up->body_case) {
     case ACCEL__V1__AGENT_UP__BODY_REPORT:
-        if (up->report->body_case == ACCEL__V1__REPORT__BODY_STARTED) report_started(c, n, up->report->started);
-        if (up->report->body_case == ACCEL__V1__REPORT__BODY_ENDED) report_ended(c, n, up->report->ended);
+        if (up->report->body_case == ACCEL__V1__REPORT__BODY_STARTED)
+            report_started(c, n, up->report->started);
+        if (up->report->body_case == ACCEL__V1__REPORT__BODY_ENDED)
+            report_ended(c, n, up->report->ended);
         send_ack(c, session, up->report->seq);
         break;
     case ACCEL__V1__AGENT_UP__BODY_LOG_DATA: logs_answer(c, up->log_data); break;
     case ACCEL__V1__AGENT_UP__BODY_INPUT_DONE: input_answer(c, up->input_done); break;
     case ACCEL__V1__AGENT_UP__BODY_BEAT:
-        if (up->beat->n_devices) node_set_devices(c, n, up->beat->devices, up->beat->n_devices);
+        if (up->beat->n_devices)
+            node_set_devices(c, n, up->beat->devices, up->beat->n_devices);
         break;
     default: break; /* something newer than we are */
     }
@@ -231,7 +256,9 @@ static void settle_share(struct coord *c, struct share *s, const Accel__V1__Hell
     else if (!has && j->state == JOB_STARTING && !s->started)
         job_send_start(c, j, s); /* its tombstone refuses it, if the node did have it */
     else if (!has)
-        share_lost(c, s, "the node has no trace of the attempt: it was restarted, or its state directory was removed");
+        share_lost(
+            c, s,
+            "the node has no trace of the attempt: it was restarted, or its state directory was removed");
 }
 
 static void settle_node(struct coord *c, struct node *n, const Accel__V1__Hello *h)
@@ -245,7 +272,8 @@ static void settle_node(struct coord *c, struct node *n, const Accel__V1__Hello 
     for (size_t i = 0; i < h->n_attempts; i++) {
         const Accel__V1__AttemptRef *ref = h->attempts[i]->ref;
         /* One that has exited is only waiting for its report to be acknowledged. */
-        if (ref && !share_of_ref(c, n, ref) && strcmp(h->attempts[i]->state, "EXITED")) send_fence(c, n, ref);
+        if (ref && !share_of_ref(c, n, ref) && strcmp(h->attempts[i]->state, "EXITED"))
+            send_fence(c, n, ref);
     }
 }
 
@@ -255,7 +283,8 @@ static void node_describe(struct coord *c, struct node *n, const Accel__V1__Hell
     job_set_text(&n->address, h->node->address);
     job_set_text(&n->version, h->node->version);
     job_set_text(&n->isolation, h->node->isolation);
-    if (n->incarnation != h->node->incarnation) mark_node(c, n);
+    if (n->incarnation != h->node->incarnation)
+        mark_node(c, n);
     n->incarnation = h->node->incarnation;
     n->cpus = h->node->cpus;
     n->memory_bytes = h->node->memory_bytes;
@@ -268,24 +297,33 @@ static void session_refuse(struct coord *c, struct call *session, int code, cons
     call_free(c, session);
 }
 
-static void session_apply(struct coord *c, struct call *session, enum session_event ev, const Accel__V1__AgentUp *up);
+static void session_apply(struct coord *c, struct call *session, enum session_event ev,
+                          const Accel__V1__AgentUp *up);
 
-static const char *hello_problem(const struct coord *c, const Accel__V1__Hello *h, const struct node *n)
+static const char *hello_problem(const struct coord *c, const Accel__V1__Hello *h,
+                                 const struct node *n)
 {
     const Accel__V1__Node *d = h->node;
 
-    if (!d || !is_valid_name(d->name)) return "the node's name is not valid";
-    if (d->n_devices > LIMIT_PROCS_PER_NODE * 2) return "the node has too many devices";
+    if (!d || !is_valid_name(d->name))
+        return "the node's name is not valid";
+    if (d->n_devices > LIMIT_PROCS_PER_NODE * 2)
+        return "the node has too many devices";
     for (size_t i = 0; i < d->n_devices; i++) {
         const char *id = d->devices[i]->id;
-        if (!*id || strlen(id) > 128 || strpbrk(id, ", \n")) return "a device's name is not valid";
+        if (!*id || strlen(id) > 128 || strpbrk(id, ", \n"))
+            return "a device's name is not valid";
         for (size_t k = 0; k < i; k++)
-            if (!strcmp(d->devices[k]->id, id)) return "two devices have the same name";
+            if (!strcmp(d->devices[k]->id, id))
+                return "two devices have the same name";
     }
-    if (h->era == c->era && h->epoch > c->epoch) return "the agent has obeyed a newer coordinator";
-    if (n && n->machine_id && h->machine_id[0] && strcmp(n->machine_id, h->machine_id) && n->session)
+    if (h->era == c->era && h->epoch > c->epoch)
+        return "the agent has obeyed a newer coordinator";
+    if (n && n->machine_id && h->machine_id[0] && strcmp(n->machine_id, h->machine_id) &&
+        n->session)
         return "another machine of that name is connected";
-    if (n && n->session && d->incarnation < n->incarnation) return "a newer acceld of that node is connected";
+    if (n && n->session && d->incarnation < n->incarnation)
+        return "a newer acceld of that node is connected";
     return NULL;
 }
 
@@ -295,7 +333,8 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
     Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
     struct node *n = node_find(c, h->node->name);
 
-    if (n && n->session) session_apply(c, n->session, SESSION_EV_REPLACED, NULL);
+    if (n && n->session)
+        session_apply(c, n->session, SESSION_EV_REPLACED, NULL);
     if (!n) {
         n = node_new(c, h->node->name);
         mark_node(c, n);
@@ -314,35 +353,45 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
     settle_node(c, n, h);
 }
 
-static void session_apply(struct coord *c, struct call *session, enum session_event ev, const Accel__V1__AgentUp *up)
+static void session_apply(struct coord *c, struct call *session, enum session_event ev,
+                          const Accel__V1__AgentUp *up)
 {
-    const struct lifecycle_row *row = lifecycle_find(&session_lifecycle, session->session_state, ev, session, up);
+    const struct lifecycle_row *row =
+        lifecycle_find(&session_lifecycle, session->session_state, ev, session, up);
 
-    if (row->kind == LIFECYCLE_IGNORE) return;
+    if (row->kind == LIFECYCLE_IGNORE)
+        return;
     if (row->kind == LIFECYCLE_REFUSE) {
         struct node *n = session->node;
-        if (n) n->session = NULL;
+        if (n)
+            n->session = NULL;
         session_refuse(c, session, ACCEL_EPROTO, row->why);
-        if (n) node_apply(c, n, NODE_EV_SESSION_LOST);
+        if (n)
+            node_apply(c, n, NODE_EV_SESSION_LOST);
         return;
     }
     if (ev == SESSION_EV_HELLO) {
-        const char *problem = hello_problem(c, up->hello, up->hello->node ? node_find(c, up->hello->node->name) : NULL);
+        const char *problem = hello_problem(
+            c, up->hello, up->hello->node ? node_find(c, up->hello->node->name) : NULL);
         if (problem) {
             session_refuse(c, session, ACCEL_ESTALE, problem);
             return;
         }
     }
     session->session_state = row->next;
-    if (row->effects & EFFECT_BIND) effect_bind(c, session, up->hello);
-    if (row->effects & EFFECT_TAKE) take_message(c, session, up);
-    if (row->effects & EFFECT_END) out_fail(c, session->id, ACCEL_ESTALE, "a newer session of this node exists");
+    if (row->effects & EFFECT_BIND)
+        effect_bind(c, session, up->hello);
+    if (row->effects & EFFECT_TAKE)
+        take_message(c, session, up);
+    if (row->effects & EFFECT_END)
+        out_fail(c, session->id, ACCEL_ESTALE, "a newer session of this node exists");
     if (row->effects & EFFECT_TELL_NODE) {
         struct node *n = session->node;
         n->session = NULL;
         node_apply(c, n, NODE_EV_SESSION_LOST);
     }
-    if (row->next == SESSION_CLOSED) call_free(c, session);
+    if (row->next == SESSION_CLOSED)
+        call_free(c, session);
 }
 
 void call_session(struct coord *c, const struct coord_event *ev)
@@ -357,7 +406,8 @@ void call_session(struct coord *c, const struct coord_event *ev)
         session->session_state = SESSION_OPENING;
         session->session_is_local = ev->who->is_local;
     }
-    if (!session) return;
+    if (!session)
+        return;
     if (ev->rpc_type == RPC_CLOSED || ev->rpc_type == RPC_HALF_CLOSE)
         session_apply(c, session, SESSION_EV_LOST, NULL);
     else if (up && up->body_case == ACCEL__V1__AGENT_UP__BODY_HELLO)

@@ -43,7 +43,7 @@ struct timer {
 
 struct environment { /* shared by jobs; see record_environment */
     uint64_t id;
-    uint8_t *data;  /* packed JobSpec with only env; NULL when forgotten (no live job) */
+    uint8_t *data; /* packed JobSpec with only env; NULL when forgotten (no live job) */
     size_t len;
     uint32_t refs, live_refs; /* jobs kept; of those not ended */
     bool is_idle, is_hashed, is_written;
@@ -68,7 +68,7 @@ struct worker {
     char *stdout_path, *stderr_path; /* bytes, NUL-terminated; NULL: not known */
 };
 
-struct share { /* what one node carries of an attempt */
+struct share {         /* what one node carries of an attempt */
     struct node *node; /* NULL: the node is not known any more */
     char *node_name;
     uint32_t first_rank, local_size;
@@ -112,13 +112,13 @@ struct job {
     uint64_t time_limit_ms, memory_bytes, stop_grace_ms;
     char *name, *command, *reason; /* NULL: "" */
     struct environment *env;
-    uint8_t *spec;                 /* packed, without env; NULL once ended */
+    uint8_t *spec; /* packed, without env; NULL once ended */
     size_t spec_len;
     uint8_t request_id[LIMIT_REQUEST_ID_BYTES];
-    struct attempt_list attempts;  /* oldest first */
-    struct timer limit;            /* time limit, in coord.timers */
-    LIST_HEAD(, call) calls;       /* watchers and parked reads */
-    TAILQ_ENTRY(job) queue;        /* in coord.pending or coord.ended */
+    struct attempt_list attempts; /* oldest first */
+    struct timer limit;           /* time limit, in coord.timers */
+    LIST_HEAD(, call) calls;      /* watchers and parked reads */
+    TAILQ_ENTRY(job) queue;       /* in coord.pending or coord.ended */
     TAILQ_ENTRY(job) dirty;
     UT_hash_handle hh_request;
 };
@@ -145,8 +145,8 @@ struct node {
     uint64_t memory_bytes, memory_used;
     struct device *devices;
     size_t device_count;
-    struct call *session;   /* NULL: none */
-    struct timer grace;     /* session grace, in coord.timers */
+    struct call *session; /* NULL: none */
+    struct timer grace;   /* session grace, in coord.timers */
     LIST_HEAD(, share) shares;
     LIST_HEAD(, call) calls; /* reads and inputs it owes an answer for */
     TAILQ_ENTRY(node) dirty;
@@ -155,20 +155,26 @@ struct node {
 TAILQ_HEAD(node_list, node);
 
 enum session_state { SESSION_OPENING, SESSION_LIVE, SESSION_CLOSED, SESSION_STATE_COUNT };
-enum session_event { SESSION_EV_HELLO, SESSION_EV_MESSAGE, SESSION_EV_REPLACED, SESSION_EV_LOST, SESSION_EVENT_COUNT };
+enum session_event {
+    SESSION_EV_HELLO,
+    SESSION_EV_MESSAGE,
+    SESSION_EV_REPLACED,
+    SESSION_EV_LOST,
+    SESSION_EVENT_COUNT
+};
 
 enum call_kind { CALL_WATCH, CALL_LOG, CALL_INPUT, CALL_EVENTS, CALL_SESSION };
 struct call { /* a call that was not answered in the step that opened it */
     uint64_t id;
     enum call_kind kind;
-    struct job *job;    /* CALL_WATCH, CALL_LOG, CALL_INPUT */
-    struct node *node;  /* CALL_LOG and CALL_INPUT once forwarded; CALL_SESSION once known */
-    bool is_owner;      /* CALL_WATCH */
+    struct job *job;   /* CALL_WATCH, CALL_LOG, CALL_INPUT */
+    struct node *node; /* CALL_LOG and CALL_INPUT once forwarded; CALL_SESSION once known */
+    bool is_owner;     /* CALL_WATCH */
     uint8_t session_state;
     bool session_is_local;
-    uint8_t *request;   /* CALL_LOG: packed LogReadRequest while parked */
+    uint8_t *request; /* CALL_LOG: packed LogReadRequest while parked */
     size_t request_len;
-    uint64_t filter_job;              /* CALL_EVENTS */
+    uint64_t filter_job; /* CALL_EVENTS */
     char filter_node[LIMIT_NAME_BYTES + 1];
     LIST_ENTRY(call) of_job, of_node, of_events;
     UT_hash_handle hh;
@@ -219,8 +225,8 @@ struct coord {
     size_t job_count, job_cap;
     uint32_t live_count, ended_count;
     struct job *by_request;
-    struct job_list pending; /* by id */
-    struct job_list ended;   /* by end */
+    struct job_list pending;           /* by id */
+    struct job_list ended;             /* by end */
     bool needs_placing, needs_pruning; /* at the end of the step */
     struct environment *env_by_content, *env_by_id;
     TAILQ_HEAD(, environment) env_idle;
@@ -251,7 +257,8 @@ struct coord {
 
 /* coord.c: outputs of the running step. Messages are packed at once. */
 void out_send(struct coord *c, uint64_t call, const ProtobufCMessage *msg);
-void out_end(struct coord *c, uint64_t call, const ProtobufCMessage *msg); /* OK with a last message, or NULL */
+void out_end(struct coord *c, uint64_t call,
+             const ProtobufCMessage *msg); /* OK with a last message, or NULL */
 void out_fail(struct coord *c, uint64_t call, int code, const char *fmt, ...) PRINTF_LIKE(4, 5);
 void mark_job(struct coord *c, struct job *j);
 void mark_attempt(struct coord *c, struct attempt *a, bool with_workers);
@@ -265,11 +272,14 @@ ProtobufCAllocator *arena_allocator(struct arena *a, ProtobufCAllocator *ret);
 struct job *job_new(struct coord *c, uint64_t id);
 void job_free(struct coord *c, struct job *j);
 struct job *job_find(const struct coord *c, uint64_t id);
-size_t job_lower_bound(const struct coord *c, uint64_t id); /* index of the first job with at least this id */
+size_t job_lower_bound(const struct coord *c,
+                       uint64_t id); /* index of the first job with at least this id */
 void job_set_text(char **field, const char *text);
-struct attempt *attempt_new(struct job *j, uint32_t number, uint32_t world_size, size_t share_count);
+struct attempt *attempt_new(struct job *j, uint32_t number, uint32_t world_size,
+                            size_t share_count);
 void attempt_free(struct coord *c, struct attempt *a);
-struct attempt *attempt_find(const struct job *j, uint32_t number); /* 0: the last; NULL if there is none */
+struct attempt *attempt_find(const struct job *j,
+                             uint32_t number); /* 0: the last; NULL if there is none */
 struct user *user_intern(struct coord *c, uint32_t uid, const char *name);
 struct environment *environment_intern(struct coord *c, const void *data, size_t len);
 struct environment *environment_load(struct coord *c, uint64_t id, const void *data, size_t len);
@@ -282,7 +292,8 @@ void environment_settle(struct coord *c);                            /* after lo
 struct job_event_data { /* what comes with JOB_EV_CANCEL (kill) */
     bool kill;
 };
-void job_apply(struct coord *c, struct job *j, enum job_event ev, const struct job_event_data *data);
+void job_apply(struct coord *c, struct job *j, enum job_event ev,
+               const struct job_event_data *data);
 const char *job_state_name(uint8_t state);
 Accel__V1__JobState job_state_to_proto(uint8_t state);
 uint8_t job_state_from_proto(uint32_t state);
@@ -299,8 +310,10 @@ struct node *node_find(const struct coord *c, const char *name);
 struct node *node_new(struct coord *c, const char *name);
 void node_free(struct coord *c, struct node *n);
 void node_apply(struct coord *c, struct node *n, enum node_event ev);
-void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const *devices, size_t count);
-void node_send(struct coord *c, struct node *n, const Accel__V1__CoordDown *msg); /* dropped without a session */
+void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const *devices,
+                      size_t count);
+void node_send(struct coord *c, struct node *n,
+               const Accel__V1__CoordDown *msg); /* dropped without a session */
 const char *node_state_name(uint8_t state);
 void node_check(const struct node *n);
 
@@ -308,16 +321,16 @@ void node_check(const struct node *n);
 void place_pending(struct coord *c);
 /* 0 if some known node could ever carry the spec (or none is known yet); else ACCEL_EINVAL with what exists. */
 int place_feasible(const struct coord *c, const struct job *j, struct accel_error *err);
-void place_take(struct coord *c, struct attempt *a);  /* after load: devices named in the shares */
+void place_take(struct coord *c, struct attempt *a); /* after load: devices named in the shares */
 void place_give_back(struct coord *c, struct share *s);
 void place_say_why(const struct coord *c, const struct job *j, char *text, size_t size);
 
 /* history.c */
-uint64_t history_add(struct coord *c, enum event_kind kind, uint64_t job_id, uint32_t attempt, const char *node,
-                     const char *fmt, ...) PRINTF_LIKE(6, 7);
+uint64_t history_add(struct coord *c, enum event_kind kind, uint64_t job_id, uint32_t attempt,
+                     const char *node, const char *fmt, ...) PRINTF_LIKE(6, 7);
 void history_load(struct coord *c, const struct record_event *ev);
-void history_load_derived(struct coord *c, enum event_kind kind, uint64_t seq, int64_t time_ms, uint64_t job_id,
-                          uint32_t attempt);
+void history_load_derived(struct coord *c, enum event_kind kind, uint64_t seq, int64_t time_ms,
+                          uint64_t job_id, uint32_t attempt);
 void history_settle(struct coord *c); /* after load: sorts, cuts */
 void history_prune_jobs(struct coord *c);
 void history_done(struct coord *c);
@@ -334,12 +347,13 @@ void call_nodes(struct coord *c, const struct coord_event *ev);
 void call_log_read(struct coord *c, const struct coord_event *ev);
 void call_input(struct coord *c, const struct coord_event *ev);
 void call_session(struct coord *c, const struct coord_event *ev); /* any rpc_type */
-void logs_attempt_changed(struct coord *c, struct job *j); /* parked reads may go on */
+void logs_attempt_changed(struct coord *c, struct job *j);        /* parked reads may go on */
 void logs_answer(struct coord *c, const Accel__V1__LogData *msg);
 void input_answer(struct coord *c, const Accel__V1__InputDone *msg);
 void node_fail_calls(struct coord *c, struct node *n, const char *why);
 void request_load(struct coord *c, const struct record_request *r);
-void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply, size_t len);
+void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply,
+                      size_t len);
 /* The job, if the caller may see or control it; else the call is failed and NULL returned. */
 struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job_id);
 
@@ -351,8 +365,9 @@ char *attempt_placement_text(const struct attempt *a, struct arena *arena);
 
 /* spec.c */
 int spec_validate(const Accel__V1__JobSpec *spec, struct accel_error *err);
-void spec_to_job(struct coord *c, struct job *j, const Accel__V1__JobSpec *spec); /* scalar fields, command text */
-char *spec_command_text(const Accel__V1__JobSpec *spec);                          /* caller frees */
-Accel__V1__JobSpec *spec_unpack(const struct job *j, struct arena *a);            /* with env */
+void spec_to_job(struct coord *c, struct job *j,
+                 const Accel__V1__JobSpec *spec);        /* scalar fields, command text */
+char *spec_command_text(const Accel__V1__JobSpec *spec); /* caller frees */
+Accel__V1__JobSpec *spec_unpack(const struct job *j, struct arena *a); /* with env */
 
 #endif

@@ -15,8 +15,8 @@ static struct request *request_find(const struct coord *c, const uint8_t *id)
     return r;
 }
 
-static struct request *request_new(struct coord *c, const uint8_t *id, const char *method, int64_t created_ms,
-                                   const void *reply, size_t len)
+static struct request *request_new(struct coord *c, const uint8_t *id, const char *method,
+                                   int64_t created_ms, const void *reply, size_t len)
 {
     struct request *r = xcalloc(1, sizeof(*r));
 
@@ -32,15 +32,18 @@ static struct request *request_new(struct coord *c, const uint8_t *id, const cha
 
 void request_load(struct coord *c, const struct record_request *rec)
 {
-    if (rec->id.len != LIMIT_REQUEST_ID_BYTES || request_find(c, rec->id.data)) return;
-    request_new(c, rec->id.data, rec->method, rec->created_ms, rec->reply.data ? rec->reply.data : "", rec->reply.len);
+    if (rec->id.len != LIMIT_REQUEST_ID_BYTES || request_find(c, rec->id.data))
+        return;
+    request_new(c, rec->id.data, rec->method, rec->created_ms,
+                rec->reply.data ? rec->reply.data : "", rec->reply.len);
 }
 
 static void requests_expire(struct coord *c)
 {
     struct request *r;
 
-    while ((r = TAILQ_FIRST(&c->requests_by_age)) && c->wall_ms - r->created_ms > LIMIT_REQUEST_KEEP_MS) {
+    while ((r = TAILQ_FIRST(&c->requests_by_age)) &&
+           c->wall_ms - r->created_ms > LIMIT_REQUEST_KEEP_MS) {
         struct record *rec = mark_loose(c, RECORD_REQUEST);
         rec->is_delete = true;
         rec->u.request.id.data = arena_dup(&c->loose_arena, r->id, sizeof(r->id));
@@ -54,9 +57,11 @@ static void requests_expire(struct coord *c)
     }
 }
 
-void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply, size_t len)
+void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply,
+                      size_t len)
 {
-    if (request_find(c, id)) return;
+    if (request_find(c, id))
+        return;
     struct request *r = request_new(c, id, method, c->wall_ms, reply, len);
     struct record_request *rec = &mark_loose(c, RECORD_REQUEST)->u.request;
     rec->id = (struct record_blob){arena_dup(&c->loose_arena, r->id, sizeof(r->id)), sizeof(r->id)};
@@ -67,14 +72,17 @@ void request_remember(struct coord *c, const uint8_t *id, const char *method, co
 }
 
 /* True when the call was answered from memory, or refused because the id is bad. */
-static bool request_answered(struct coord *c, const struct coord_event *ev, ProtobufCBinaryData id, const char *method)
+static bool request_answered(struct coord *c, const struct coord_event *ev, ProtobufCBinaryData id,
+                             const char *method)
 {
     if (id.len != LIMIT_REQUEST_ID_BYTES) {
-        out_fail(c, ev->call, ACCEL_EINVAL, "the request id must have %u bytes", LIMIT_REQUEST_ID_BYTES);
+        out_fail(c, ev->call, ACCEL_EINVAL, "the request id must have %u bytes",
+                 LIMIT_REQUEST_ID_BYTES);
         return true;
     }
     struct request *r = request_find(c, id.data);
-    if (!r) return false;
+    if (!r)
+        return false;
     if (strcmp(r->method, method)) {
         out_fail(c, ev->call, ACCEL_EEXIST, "the request id was used for another method");
         return true;
@@ -100,16 +108,21 @@ struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job
 
     if (!j) {
         if (c->job_count == 0)
-            out_fail(c, ev->call, ACCEL_ENOENT, "no job %llu\nwhy: no job was ever submitted here, or all have left the"
-                     " history", (unsigned long long)job_id);
+            out_fail(c, ev->call, ACCEL_ENOENT,
+                     "no job %llu\nwhy: no job was ever submitted here, or all have left the"
+                     " history",
+                     (unsigned long long)job_id);
         else
-            out_fail(c, ev->call, ACCEL_ENOENT, "no job %llu\nwhy: the jobs known here are %llu to %llu\ntry: accelctl ps"
-                     " -a", (unsigned long long)job_id, (unsigned long long)c->jobs[0]->id,
+            out_fail(c, ev->call, ACCEL_ENOENT,
+                     "no job %llu\nwhy: the jobs known here are %llu to %llu\ntry: accelctl ps"
+                     " -a",
+                     (unsigned long long)job_id, (unsigned long long)c->jobs[0]->id,
                      (unsigned long long)c->jobs[c->job_count - 1]->id);
         return NULL;
     }
     if (!may_control(ev, j)) {
-        out_fail(c, ev->call, ACCEL_EPERM, "job %llu belongs to %s", (unsigned long long)job_id, j->user->name);
+        out_fail(c, ev->call, ACCEL_EPERM, "job %llu belongs to %s", (unsigned long long)job_id,
+                 j->user->name);
         return NULL;
     }
     return j;
@@ -125,7 +138,8 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     struct job *j = NULL;
     int r;
 
-    if (request_answered(c, ev, rq->request_id, "Submit")) return;
+    if (request_answered(c, ev, rq->request_id, "Submit"))
+        return;
     HASH_FIND(hh_request, c->by_request, rq->request_id.data, LIMIT_REQUEST_ID_BYTES, j);
     if (j) {
         reply.job_id = j->id;
@@ -138,8 +152,10 @@ void call_submit(struct coord *c, const struct coord_event *ev)
         return;
     }
     if (c->live_count >= LIMIT_LIVE_JOBS) {
-        out_fail(c, ev->call, ACCEL_EFULL, "%u jobs are waiting or running\nwhy: that is the limit\ntry: again when some "
-                 "have ended", c->live_count);
+        out_fail(c, ev->call, ACCEL_EFULL,
+                 "%u jobs are waiting or running\nwhy: that is the limit\ntry: again when some "
+                 "have ended",
+                 c->live_count);
         return;
     }
     j = job_new(c, c->job_id_next++);
@@ -151,7 +167,8 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     c->live_count++;
     TAILQ_INSERT_TAIL(&c->pending, j, queue);
     spec_to_job(c, j, rq->spec);
-    if (j->env) environment_ref(c, j->env, true);
+    if (j->env)
+        environment_ref(c, j->env, true);
     r = place_feasible(c, j, &err);
     if (r < 0) {
         c->job_id_next--;
@@ -164,25 +181,31 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     mark_job(c, j);
     c->needs_placing = true;
     if (c->config.trace)
-        trace_add(c->config.trace, c->now_ms, "coord", "job %llu submitted", (unsigned long long)j->id);
+        trace_add(c->config.trace, c->now_ms, "coord", "job %llu submitted",
+                  (unsigned long long)j->id);
     reply.job_id = j->id;
     out_end(c, ev->call, &reply.base);
 }
 
 /* --- reading --- */
 
-static bool list_wants(const Accel__V1__ListRequest *rq, const struct coord_event *ev, const struct job *j)
+static bool list_wants(const Accel__V1__ListRequest *rq, const struct coord_event *ev,
+                       const struct job *j)
 {
     bool by_state = rq->n_states == 0;
 
-    if (!rq->all_users && j->uid != ev->who->uid) return false;
+    if (!rq->all_users && j->uid != ev->who->uid)
+        return false;
     if (rq->n_ids) {
         for (size_t i = 0; i < rq->n_ids; i++)
-            if (rq->ids[i] == j->id) return true;
+            if (rq->ids[i] == j->id)
+                return true;
         return false;
     }
-    for (size_t i = 0; i < rq->n_states; i++) by_state |= rq->states[i] == job_state_to_proto(j->state);
-    if (!by_state) return false;
+    for (size_t i = 0; i < rq->n_states; i++)
+        by_state |= rq->states[i] == job_state_to_proto(j->state);
+    if (!by_state)
+        return false;
     return rq->all_states || rq->n_states || job_is_live(j);
 }
 
@@ -195,7 +218,8 @@ void call_list(struct coord *c, const struct coord_event *ev)
 
     reply.jobs = ARENA_ARRAY(&c->out->arena, Accel__V1__Job *, MIN(limit, c->job_count - i) + 1);
     for (; i < c->job_count; i++) {
-        if (!list_wants(rq, ev, c->jobs[i])) continue;
+        if (!list_wants(rq, ev, c->jobs[i]))
+            continue;
         if (reply.n_jobs == limit) {
             reply.more = true;
             break;
@@ -211,7 +235,8 @@ void call_get(struct coord *c, const struct coord_event *ev)
     Accel__V1__GetReply reply = ACCEL__V1__GET_REPLY__INIT;
     struct job *j = call_job(c, ev, rq->job_id);
 
-    if (!j) return;
+    if (!j)
+        return;
     reply.job = view_job(c, j, true, true);
     out_end(c, ev->call, &reply.base);
 }
@@ -224,7 +249,8 @@ void job_changed(struct coord *c, struct job *j)
     logs_attempt_changed(c, j);
     for (call = LIST_FIRST(&j->calls); call; call = next) {
         next = LIST_NEXT(call, of_job);
-        if (call->kind != CALL_WATCH) continue;
+        if (call->kind != CALL_WATCH)
+            continue;
         Accel__V1__WatchReply reply = ACCEL__V1__WATCH_REPLY__INIT;
         reply.job = view_job(c, j, true, false);
         if (job_is_live(j)) {
@@ -242,7 +268,8 @@ void call_watch(struct coord *c, const struct coord_event *ev)
     Accel__V1__WatchReply reply = ACCEL__V1__WATCH_REPLY__INIT;
     struct job *j = call_job(c, ev, rq->job_id);
 
-    if (!j) return;
+    if (!j)
+        return;
     reply.job = view_job(c, j, true, false);
     if (!job_is_live(j)) {
         out_end(c, ev->call, &reply.base);
@@ -260,7 +287,8 @@ void call_nodes(struct coord *c, const struct coord_event *ev)
     const Accel__V1__NodesRequest *rq = (const Accel__V1__NodesRequest *)ev->msg;
     Accel__V1__NodesReply reply = ACCEL__V1__NODES_REPLY__INIT;
 
-    reply.nodes = ARENA_ARRAY(&c->out->arena, Accel__V1__Node *, coord_nodes_known(c) + rq->n_names + 1);
+    reply.nodes =
+        ARENA_ARRAY(&c->out->arena, Accel__V1__Node *, coord_nodes_known(c) + rq->n_names + 1);
     for (size_t i = 0; i < rq->n_names; i++) {
         const struct node *n = node_find(c, rq->names[i]);
         if (!n) {
@@ -270,7 +298,8 @@ void call_nodes(struct coord *c, const struct coord_event *ev)
         reply.nodes[reply.n_nodes++] = view_node(c, n);
     }
     if (rq->n_names == 0)
-        for (const struct node *n = c->nodes; n; n = n->hh.next) reply.nodes[reply.n_nodes++] = view_node(c, n);
+        for (const struct node *n = c->nodes; n; n = n->hh.next)
+            reply.nodes[reply.n_nodes++] = view_node(c, n);
     out_end(c, ev->call, &reply.base);
 }
 
@@ -288,16 +317,19 @@ static void cancel_one(struct coord *c, const struct coord_event *ev, uint64_t i
     if (!j)
         one->error = arena_printf(a, "no job %llu", (unsigned long long)id);
     else if (!may_control(ev, j))
-        one->error = arena_printf(a, "job %llu belongs to %s", (unsigned long long)id, j->user->name);
+        one->error =
+            arena_printf(a, "job %llu belongs to %s", (unsigned long long)id, j->user->name);
     else if (!job_is_live(j))
         one->error = arena_printf(a, "job %llu has ended", (unsigned long long)id);
     else
         job_apply(c, j, JOB_EV_CANCEL, &data);
 }
 
-static bool cancel_wants(const struct coord_event *ev, const Accel__V1__CancelRequest *rq, const struct job *j)
+static bool cancel_wants(const struct coord_event *ev, const Accel__V1__CancelRequest *rq,
+                         const struct job *j)
 {
-    if (!job_is_live(j) || j->uid != ev->who->uid) return false;
+    if (!job_is_live(j) || j->uid != ev->who->uid)
+        return false;
     return !rq->only_pending || j->state == JOB_PENDING;
 }
 
@@ -307,14 +339,17 @@ void call_cancel(struct coord *c, const struct coord_event *ev)
     Accel__V1__CancelReply reply = ACCEL__V1__CANCEL_REPLY__INIT;
     struct arena *a = &c->out->arena;
 
-    if (request_answered(c, ev, rq->request_id, "Cancel")) return;
-    reply.jobs = ARENA_ARRAY(a, Accel__V1__CancelReply__One *, rq->n_job_ids + (rq->all_mine ? c->job_count : 0) + 1);
+    if (request_answered(c, ev, rq->request_id, "Cancel"))
+        return;
+    reply.jobs = ARENA_ARRAY(a, Accel__V1__CancelReply__One *,
+                             rq->n_job_ids + (rq->all_mine ? c->job_count : 0) + 1);
     for (size_t i = 0; i < rq->n_job_ids; i++) {
         reply.jobs[reply.n_jobs] = ARENA_NEW(a, Accel__V1__CancelReply__One);
         cancel_one(c, ev, rq->job_ids[i], rq->kill, reply.jobs[reply.n_jobs++]);
     }
     for (size_t i = 0; rq->all_mine && i < c->job_count; i++) {
-        if (!cancel_wants(ev, rq, c->jobs[i])) continue;
+        if (!cancel_wants(ev, rq, c->jobs[i]))
+            continue;
         reply.jobs[reply.n_jobs] = ARENA_NEW(a, Accel__V1__CancelReply__One);
         cancel_one(c, ev, c->jobs[i]->id, rq->kill, reply.jobs[reply.n_jobs++]);
     }
@@ -333,14 +368,15 @@ void call_signal(struct coord *c, const struct coord_event *ev)
     Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
     struct job *j = call_job(c, ev, rq->job_id);
 
-    if (!j) return;
+    if (!j)
+        return;
     if (rq->signo < 1 || rq->signo > 64) {
         out_fail(c, ev->call, ACCEL_EINVAL, "signal %d does not exist", rq->signo);
         return;
     }
     if (j->state == JOB_PENDING || j->state == JOB_ENDED) {
-        out_fail(c, ev->call, ACCEL_ESTATE, "job %llu is %s: it has no process", (unsigned long long)j->id,
-                 job_state_name(j->state));
+        out_fail(c, ev->call, ACCEL_ESTATE, "job %llu is %s: it has no process",
+                 (unsigned long long)j->id, job_state_name(j->state));
         return;
     }
     struct attempt *at = attempt_find(j, 0);
@@ -352,6 +388,7 @@ void call_signal(struct coord *c, const struct coord_event *ev)
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_SIGNAL;
     down.signal = &ranks;
     for (size_t i = 0; i < at->share_count; i++)
-        if (at->shares[i].node && !at->shares[i].ended) node_send(c, at->shares[i].node, &down);
+        if (at->shares[i].node && !at->shares[i].ended)
+            node_send(c, at->shares[i].node, &down);
     out_end(c, ev->call, &reply.base);
 }

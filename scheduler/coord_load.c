@@ -7,12 +7,14 @@
 
 static void load_job(struct coord *c, const struct record_job *r)
 {
-    if (c->job_count && c->jobs[c->job_count - 1]->id >= r->id) return;
+    if (c->job_count && c->jobs[c->job_count - 1]->id >= r->id)
+        return;
     struct job *j = job_new(c, r->id);
     struct environment *env = NULL;
 
     j->state = job_state_from_proto(r->state);
-    if (j->state == JOB_RUNNING) j->state = JOB_STARTING;
+    if (j->state == JOB_RUNNING)
+        j->state = JOB_STARTING;
     j->result = (uint8_t)r->result;
     j->user = user_intern(c, r->uid, r->user);
     j->uid = r->uid;
@@ -33,9 +35,11 @@ static void load_job(struct coord *c, const struct record_job *r)
     HASH_ADD(hh_request, c->by_request, request_id, sizeof(j->request_id), j);
     c->job_id_next = MAX(c->job_id_next, j->id + 1);
 
-    Accel__V1__JobSpec *spec = r->spec.len ? accel__v1__job_spec__unpack(NULL, r->spec.len, r->spec.data) : NULL;
+    Accel__V1__JobSpec *spec =
+        r->spec.len ? accel__v1__job_spec__unpack(NULL, r->spec.len, r->spec.data) : NULL;
     if (spec) {
-        j->device_kind = spec->gpus_per_node ? ACCEL__V1__DEVICE_KIND__DEVICE_GPU : (uint8_t)spec->device_kind;
+        j->device_kind =
+            spec->gpus_per_node ? ACCEL__V1__DEVICE_KIND__DEVICE_GPU : (uint8_t)spec->device_kind;
         j->nodes = 1;
         j->procs_per_node = spec->procs_per_node;
         j->gpus_per_node = spec->gpus_per_node;
@@ -56,7 +60,8 @@ static void load_job(struct coord *c, const struct record_job *r)
         j->spec = xmemdup(r->spec.data, r->spec.len);
         j->spec_len = r->spec.len;
         c->live_count++;
-        if (j->state == JOB_PENDING) TAILQ_INSERT_TAIL(&c->pending, j, queue);
+        if (j->state == JOB_PENDING)
+            TAILQ_INSERT_TAIL(&c->pending, j, queue);
     } else {
         c->ended_count++;
         TAILQ_INSERT_TAIL(&c->ended, j, queue); /* by id; sorted by end in coord_start */
@@ -69,7 +74,8 @@ static size_t count_lines(const char *text)
 {
     size_t count = 0;
 
-    for (const char *p = text; *p; p++) count += *p == '\n';
+    for (const char *p = text; *p; p++)
+        count += *p == '\n';
     return count;
 }
 
@@ -79,7 +85,8 @@ static bool load_share(struct coord *c, struct share *s, const char *line, size_
     char buf[LIMIT_NAME_BYTES + 1];
     int used = 0;
 
-    if (sscanf(line, "%64s %u %u %n", buf, &s->first_rank, &s->local_size, &used) < 3) return false;
+    if (sscanf(line, "%64s %u %u %n", buf, &s->first_rank, &s->local_size, &used) < 3)
+        return false;
     s->node_name = xstrdup(buf);
     s->node = node_find(c, buf);
     const char *p = line + used, *end = line + len;
@@ -100,19 +107,22 @@ static void load_attempt(struct coord *c, const struct record_attempt *r)
     struct job *j = job_find(c, r->job_id);
     size_t lines = count_lines(r->placement);
 
-    if (!j) return;
+    if (!j)
+        return;
     struct attempt *a = attempt_new(j, r->attempt, 0, lines);
     const char *p = r->placement;
     for (size_t i = 0; i < lines; i++) {
         const char *end = strchr(p, '\n');
-        if (!load_share(c, &a->shares[i], p, (size_t)(end - p))) a->shares[i].node_name = xstrdup("?");
+        if (!load_share(c, &a->shares[i], p, (size_t)(end - p)))
+            a->shares[i].node_name = xstrdup("?");
         a->world_size = MAX(a->world_size, a->shares[i].first_rank + a->shares[i].local_size);
         a->shares[i].ended = true; /* until coord_start knows better */
         p = end + 1;
     }
     a->world_size = MIN(a->world_size, LIMIT_PROCS_PER_NODE * LIMIT_NODES_PER_JOB);
     a->workers = a->world_size ? xcalloc(a->world_size, sizeof(*a->workers)) : NULL;
-    for (uint32_t k = 0; k < a->world_size; k++) a->workers[k].rank = k;
+    for (uint32_t k = 0; k < a->world_size; k++)
+        a->workers[k].rank = k;
     a->cause = r->cause;
     job_set_text(&a->text, r->text);
     a->start_ms = r->start_ms;
@@ -131,7 +141,8 @@ static void load_attempt(struct coord *c, const struct record_attempt *r)
 
 static char *blob_text(struct record_blob b)
 {
-    if (b.len == 0) return NULL;
+    if (b.len == 0)
+        return NULL;
     char *text = xcalloc(1, b.len + 1);
     memcpy(text, b.data, b.len);
     return text;
@@ -142,9 +153,11 @@ static void load_worker(struct coord *c, const struct record_worker *r)
     struct job *j = job_find(c, r->job_id);
     struct attempt *a = j ? attempt_find(j, r->attempt) : NULL;
 
-    if (!a || a->number != r->attempt || r->rank >= a->world_size) return;
+    if (!a || a->number != r->attempt || r->rank >= a->world_size)
+        return;
     struct worker *w = &a->workers[r->rank];
-    if (w->stdout_path) return; /* a second row of the same rank: impossible, but never leak */
+    if (w->stdout_path)
+        return; /* a second row of the same rank: impossible, but never leak */
     w->local_rank = r->local_rank;
     w->pid = r->pid;
     w->exited = r->exited;
@@ -163,7 +176,8 @@ static void load_worker(struct coord *c, const struct record_worker *r)
 /* Nodes come after attempts: shares find theirs in coord_start. */
 static void load_node(struct coord *c, const struct record_node *r)
 {
-    if (!is_valid_name(r->name) || node_find(c, r->name)) return;
+    if (!is_valid_name(r->name) || node_find(c, r->name))
+        return;
     struct node *n = node_new(c, r->name);
     job_set_text(&n->machine_id, r->machine_id);
     job_set_text(&n->address, r->address);
@@ -180,7 +194,8 @@ static void load_device(struct coord *c, const struct record_device *r)
 {
     struct node *n = node_find(c, r->node);
 
-    if (!n) return;
+    if (!n)
+        return;
     n->devices = xrealloc(n->devices, (n->device_count + 1) * sizeof(*n->devices));
     struct device *d = &n->devices[n->device_count++];
     *d = (struct device){.kind = r->kind, .index = r->index, .memory_bytes = r->memory_bytes};
@@ -202,7 +217,8 @@ void coord_load(struct coord *c, const struct record *rec)
         break;
     case RECORD_ENVIRONMENT:
         if (rec->u.environment.env.len)
-            environment_load(c, rec->u.environment.id, rec->u.environment.env.data, rec->u.environment.env.len);
+            environment_load(c, rec->u.environment.id, rec->u.environment.env.data,
+                             rec->u.environment.env.len);
         break;
     case RECORD_JOB: load_job(c, &rec->u.job); break;
     case RECORD_ATTEMPT: load_attempt(c, &rec->u.attempt); break;
@@ -221,7 +237,8 @@ static int compare_end(const void *a, const void *b)
 {
     const struct job *x = *(struct job *const *)a, *y = *(struct job *const *)b;
 
-    if (x->end_ms != y->end_ms) return x->end_ms < y->end_ms ? -1 : 1;
+    if (x->end_ms != y->end_ms)
+        return x->end_ms < y->end_ms ? -1 : 1;
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
@@ -233,7 +250,8 @@ static void sort_ended(struct coord *c)
     TAILQ_FOREACH(j, &c->ended, queue) list[count++] = j;
     qsort(list, count, sizeof(*list), compare_end);
     TAILQ_INIT(&c->ended);
-    for (size_t i = 0; i < count; i++) TAILQ_INSERT_TAIL(&c->ended, list[i], queue);
+    for (size_t i = 0; i < count; i++)
+        TAILQ_INSERT_TAIL(&c->ended, list[i], queue);
     free(list);
 }
 
@@ -260,15 +278,18 @@ void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_
 {
     c->now_ms = now_ms;
     c->wall_ms = wall_ms;
-    if (c->era == 0) c->era = new_era;
+    if (c->era == 0)
+        c->era = new_era;
     c->epoch++;
     c->seq_reserved = c->seq_next + LIMIT_SEQ_RESERVE;
     c->meta_dirty = true;
     history_settle(c);
     for (size_t i = 0; i < c->job_count; i++) {
         struct job *j = c->jobs[i];
-        if (j->state == JOB_STARTING || j->state == JOB_STOPPING) take_up_attempt(c, j);
-        if (j->state == JOB_PENDING) job_arm_limit(c, j);
+        if (j->state == JOB_STARTING || j->state == JOB_STOPPING)
+            take_up_attempt(c, j);
+        if (j->state == JOB_PENDING)
+            job_arm_limit(c, j);
     }
     for (struct node *n = c->nodes; n; n = n->hh.next) /* known, but not heard in this epoch */
         heap_set(&c->timers, &n->grace.node, now_ms + c->config.session_grace_ms);

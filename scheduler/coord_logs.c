@@ -36,8 +36,10 @@ static void log_forward(struct coord *c, uint64_t call_id, struct job *j, const 
     struct node *n = node_find(c, name);
 
     if (!n || !n->session) {
-        out_fail(c, call_id, ACCEL_EUNAVAIL, "the logs of job %llu attempt %u are on node %s\nwhy: its acceld is away\n"
-                 "try: again when it is back", (unsigned long long)j->id, a->number, name);
+        out_fail(c, call_id, ACCEL_EUNAVAIL,
+                 "the logs of job %llu attempt %u are on node %s\nwhy: its acceld is away\n"
+                 "try: again when it is back",
+                 (unsigned long long)j->id, a->number, name);
         return;
     }
     struct call *call = call_new(c, call_id, CALL_LOG);
@@ -56,14 +58,16 @@ void call_log_read(struct coord *c, const struct coord_event *ev)
     const Accel__V1__LogReadRequest *rq = (const Accel__V1__LogReadRequest *)ev->msg;
     struct job *j = call_job(c, ev, rq->job_id);
 
-    if (!j) return;
+    if (!j)
+        return;
     struct attempt *a = attempt_find(j, rq->attempt);
     if (a) {
         log_forward(c, ev->call, j, a, rq);
         return;
     }
     if (rq->attempt && rq->attempt <= j->attempt) {
-        out_fail(c, ev->call, ACCEL_ENOENT, "attempt %u of job %llu is not kept\nwhy: the first and the last %u are",
+        out_fail(c, ev->call, ACCEL_ENOENT,
+                 "attempt %u of job %llu is not kept\nwhy: the first and the last %u are",
                  rq->attempt, (unsigned long long)j->id, LIMIT_ATTEMPTS_KEPT - 1);
         return;
     }
@@ -86,12 +90,14 @@ void logs_attempt_changed(struct coord *c, struct job *j)
 
     for (call = LIST_FIRST(&j->calls); call; call = next) {
         next = LIST_NEXT(call, of_job);
-        if (call->kind != CALL_LOG || call->node) continue;
+        if (call->kind != CALL_LOG || call->node)
+            continue;
         const Accel__V1__LogReadRequest *rq = accel__v1__log_read_request__unpack(
             arena_allocator(&c->out->arena, &alloc), call->request_len, call->request);
         CHECK(rq);
         const struct attempt *a = attempt_find(j, rq->attempt);
-        if (!a && job_is_live(j)) continue;
+        if (!a && job_is_live(j))
+            continue;
         uint64_t id = call->id;
         call_free(c, call);
         if (a)
@@ -113,7 +119,8 @@ void logs_answer(struct coord *c, const Accel__V1__LogData *msg)
 {
     struct call *call = call_of(c, msg->id, CALL_LOG);
 
-    if (!call || !call->node) return; /* cancelled meanwhile */
+    if (!call || !call->node)
+        return; /* cancelled meanwhile */
     uint64_t id = call->id;
     call_free(c, call);
     if (msg->code || !msg->reply)
@@ -131,10 +138,11 @@ void call_input(struct coord *c, const struct coord_event *ev)
     Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
     struct job *j = call_job(c, ev, rq->job_id);
 
-    if (!j) return;
+    if (!j)
+        return;
     if (rq->data.len > LIMIT_INPUT_CHUNK_BYTES) {
-        out_fail(c, ev->call, ACCEL_EFULL, "an input chunk of %zu bytes\nwhy: the limit is %u", rq->data.len,
-                 LIMIT_INPUT_CHUNK_BYTES);
+        out_fail(c, ev->call, ACCEL_EFULL, "an input chunk of %zu bytes\nwhy: the limit is %u",
+                 rq->data.len, LIMIT_INPUT_CHUNK_BYTES);
         return;
     }
     if (j->state == JOB_ENDED) {
@@ -144,7 +152,8 @@ void call_input(struct coord *c, const struct coord_event *ev)
     }
     struct attempt *a = attempt_find(j, 0);
     if (j->state == JOB_PENDING || !a->shares[0].node || !a->shares[0].node->session) {
-        out_fail(c, ev->call, ACCEL_EUNAVAIL, "job %llu takes no input now", (unsigned long long)j->id);
+        out_fail(c, ev->call, ACCEL_EUNAVAIL, "job %llu takes no input now",
+                 (unsigned long long)j->id);
         return;
     }
     struct call *call = call_new(c, ev->call, CALL_INPUT);
@@ -165,7 +174,8 @@ void input_answer(struct coord *c, const Accel__V1__InputDone *msg)
 {
     struct call *call = call_of(c, msg->id, CALL_INPUT);
 
-    if (!call) return;
+    if (!call)
+        return;
     uint64_t id = call->id;
     call_free(c, call);
     if (msg->code || !msg->reply)
@@ -181,6 +191,7 @@ void node_fail_calls(struct coord *c, struct node *n, const char *why)
     while ((call = LIST_FIRST(&n->calls))) {
         uint64_t id = call->id;
         call_free(c, call);
-        out_fail(c, id, ACCEL_EUNAVAIL, "node %s does not answer\nwhy: %s\ntry: again when it is back", n->name, why);
+        out_fail(c, id, ACCEL_EUNAVAIL,
+                 "node %s does not answer\nwhy: %s\ntry: again when it is back", n->name, why);
     }
 }

@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * coord_view.c - the core's objects as messages for people, built in the running step's arena. Nothing is changed here.
+ * coord_view.c - the core's objects as messages for people, built in the running step's arena.
+ * Nothing is changed here, and nobody's rights are checked: that is the callers' part.
  */
 #include "scheduler/coord_internal.h"
 
 static ProtobufCBinaryData bytes_of(const char *text)
 {
-    return (ProtobufCBinaryData){.data = (uint8_t *)(text ? text : ""), .len = text ? strlen(text) : 0};
+    return (ProtobufCBinaryData){.data = (uint8_t *)(text ? text : ""),
+                                 .len = text ? strlen(text) : 0};
 }
 
 static char *text_of(const char *text)
 {
-    return (char *)(text ? text : ""); /* lives until the step's end, and messages are packed before that */
+    return (char *)(text
+                        ? text
+                        : ""); /* lives until the step's end, and messages are packed before that */
 }
 
 char *attempt_placement_text(const struct attempt *a, struct arena *arena)
@@ -22,7 +26,8 @@ char *attempt_placement_text(const struct attempt *a, struct arena *arena)
     for (size_t i = 0; i < a->share_count; i++) {
         const struct share *sh = &a->shares[i];
         str_addf(&s, "%s %u %u ", sh->node_name, sh->first_rank, sh->local_size);
-        for (size_t d = 0; d < sh->device_count; d++) str_addf(&s, "%s%s", d ? "," : "", sh->devices[d]);
+        for (size_t d = 0; d < sh->device_count; d++)
+            str_addf(&s, "%s%s", d ? "," : "", sh->devices[d]);
         str_addc(&s, '\n');
     }
     return arena_strdup(arena, s.data);
@@ -32,7 +37,8 @@ static const struct share *share_of(const struct attempt *a, uint32_t rank)
 {
     for (size_t i = 0; i < a->share_count; i++) {
         const struct share *s = &a->shares[i];
-        if (rank >= s->first_rank && rank - s->first_rank < s->local_size) return s;
+        if (rank >= s->first_rank && rank - s->first_rank < s->local_size)
+            return s;
     }
     return NULL;
 }
@@ -41,14 +47,17 @@ static void split_devices(struct arena *a, const char *text, Accel__V1__Rank *v)
 {
     size_t count = 1, i = 0;
 
-    if (!text || !*text) return;
+    if (!text || !*text)
+        return;
     char *copy = arena_strdup(a, text);
-    for (const char *p = copy; *p; p++) count += *p == ',';
+    for (const char *p = copy; *p; p++)
+        count += *p == ',';
     v->devices = ARENA_ARRAY(a, char *, count);
     v->n_devices = count;
     for (char *p = copy; p && i < count; i++) {
         char *comma = strchr(p, ',');
-        if (comma) *comma = 0;
+        if (comma)
+            *comma = 0;
         v->devices[i] = p;
         p = comma ? comma + 1 : NULL;
     }
@@ -65,7 +74,10 @@ static Accel__V1__Rank *view_rank(struct arena *a, const struct attempt *at, con
     v->node = text_of(s ? s->node_name : NULL);
     v->pid = w->pid;
     v->exited = w->exited;
-    v->state = (char *)(w->exited ? "EXITED" : at->end_ms ? "EXITED" : w->pid ? "RUNNING" : "PREPARED");
+    v->state = (char *)(w->exited    ? "EXITED"
+                        : at->end_ms ? "EXITED"
+                        : w->pid     ? "RUNNING"
+                                     : "PREPARED");
     v->exit_code = w->exit_code;
     v->signal = w->signal;
     v->start_ms = w->start_ms;
@@ -94,7 +106,8 @@ static Accel__V1__Attempt *view_attempt(struct arena *a, const struct attempt *a
     v->master_port = at->master_port;
     v->n_ranks = at->world_size;
     v->ranks = ARENA_ARRAY(a, Accel__V1__Rank *, at->world_size + 1);
-    for (uint32_t i = 0; i < at->world_size; i++) v->ranks[i] = view_rank(a, at, &at->workers[i]);
+    for (uint32_t i = 0; i < at->world_size; i++)
+        v->ranks[i] = view_rank(a, at, &at->workers[i]);
     return v;
 }
 
@@ -102,9 +115,11 @@ static const struct node *away_node(const struct job *j)
 {
     const struct attempt *at = attempt_find(j, 0);
 
-    if (j->state == JOB_PENDING || j->state == JOB_ENDED) return NULL;
+    if (j->state == JOB_PENDING || j->state == JOB_ENDED)
+        return NULL;
     for (size_t i = 0; i < at->share_count; i++)
-        if (!at->shares[i].ended && at->shares[i].node && !at->shares[i].node->session) return at->shares[i].node;
+        if (!at->shares[i].ended && at->shares[i].node && !at->shares[i].node->session)
+            return at->shares[i].node;
     return NULL;
 }
 
@@ -114,8 +129,10 @@ static char *view_reason(struct coord *c, const struct job *j)
     const struct node *away = away_node(j);
     char text[LIMIT_REASON_BYTES];
 
-    if (away) return arena_printf(a, "agent away: node %s runs on without its acceld", away->name);
-    if (j->state != JOB_PENDING) return text_of(j->reason);
+    if (away)
+        return arena_printf(a, "agent away: node %s runs on without its acceld", away->name);
+    if (j->state != JOB_PENDING)
+        return text_of(j->reason);
     place_say_why(c, j, text, sizeof(text));
     return arena_strdup(a, text);
 }
@@ -124,12 +141,16 @@ static void view_spec(struct arena *a, const struct job *j, Accel__V1__Job *v, b
 {
     ProtobufCAllocator alloc;
 
-    if (!j->spec) return;
-    Accel__V1__JobSpec *spec = accel__v1__job_spec__unpack(arena_allocator(a, &alloc), j->spec_len, j->spec);
-    if (!spec) return;
+    if (!j->spec)
+        return;
+    Accel__V1__JobSpec *spec =
+        accel__v1__job_spec__unpack(arena_allocator(a, &alloc), j->spec_len, j->spec);
+    if (!spec)
+        return;
     v->cwd = spec->cwd;
     v->output_pattern = spec->output_pattern;
-    if (!with_argv) return;
+    if (!with_argv)
+        return;
     v->n_argv = spec->n_argv;
     v->argv = spec->argv;
 }
@@ -147,7 +168,8 @@ Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_attempt
     v->user = j->user->name;
     v->uid = j->uid;
     v->state = job_state_to_proto(j->state);
-    v->result = j->state == JOB_ENDED ? (Accel__V1__JobResult)j->result : ACCEL__V1__JOB_RESULT__RESULT_NONE;
+    v->result = j->state == JOB_ENDED ? (Accel__V1__JobResult)j->result
+                                      : ACCEL__V1__JOB_RESULT__RESULT_NONE;
     v->reason = view_reason(c, j);
     v->attempt = j->attempt;
     v->max_restarts = j->max_restarts;
@@ -166,9 +188,11 @@ Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_attempt
     if (at) {
         v->n_where = at->share_count;
         v->where = ARENA_ARRAY(a, char *, at->share_count + 1);
-        for (size_t i = 0; i < at->share_count; i++) v->where[i] = at->shares[i].node_name;
+        for (size_t i = 0; i < at->share_count; i++)
+            v->where[i] = at->shares[i].node_name;
     }
-    if (!with_attempts) return v;
+    if (!with_attempts)
+        return v;
     view_spec(a, j, v, with_argv);
     TAILQ_FOREACH(each, &j->attempts, of_job) count++;
     v->attempts = ARENA_ARRAY(a, Accel__V1__Attempt *, count + 1);
@@ -212,7 +236,8 @@ Accel__V1__Node *view_node(struct coord *c, const struct node *n)
     for (size_t i = 0; i < n->device_count; i++) {
         const struct device *d = &n->devices[i];
         v->devices[v->n_devices++] = view_device(a, d);
-        if (!d->holder) continue;
+        if (!d->holder)
+            continue;
         Accel__V1__DeviceUse *use = ARENA_NEW(a, Accel__V1__DeviceUse);
         accel__v1__device_use__init(use);
         use->device = d->id;

@@ -7,11 +7,16 @@
 #include "scheduler/coord_internal.h"
 
 static const char *const kind_names[EVENT_KIND_COUNT] = {
-    [EVENT_JOB_SUBMITTED] = "job.submitted",     [EVENT_ATTEMPT_STARTED] = "attempt.started",
-    [EVENT_ATTEMPT_RUNNING] = "attempt.running", [EVENT_ATTEMPT_ENDED] = "attempt.ended",
-    [EVENT_JOB_ENDED] = "job.ended",             [EVENT_JOB_STOPPING] = "job.stopping",
-    [EVENT_NODE_READY] = "node.ready",           [EVENT_NODE_SUSPECT] = "node.suspect",
-    [EVENT_NODE_LOST] = "node.lost",             [EVENT_STORE] = "coordinator.started",
+    [EVENT_JOB_SUBMITTED] = "job.submitted",
+    [EVENT_ATTEMPT_STARTED] = "attempt.started",
+    [EVENT_ATTEMPT_RUNNING] = "attempt.running",
+    [EVENT_ATTEMPT_ENDED] = "attempt.ended",
+    [EVENT_JOB_ENDED] = "job.ended",
+    [EVENT_JOB_STOPPING] = "job.stopping",
+    [EVENT_NODE_READY] = "node.ready",
+    [EVENT_NODE_SUSPECT] = "node.suspect",
+    [EVENT_NODE_LOST] = "node.lost",
+    [EVENT_STORE] = "coordinator.started",
 };
 
 static struct history_event *ring_at(const struct coord *c, size_t i)
@@ -43,7 +48,8 @@ static void ring_drop_oldest(struct coord *c)
 
 static struct history_event *ring_add(struct coord *c)
 {
-    if (c->event_count == LIMIT_EVENTS) ring_drop_oldest(c);
+    if (c->event_count == LIMIT_EVENTS)
+        ring_drop_oldest(c);
     struct history_event *e = ring_at(c, c->event_count++);
     *e = (struct history_event){0};
     return e;
@@ -51,8 +57,10 @@ static struct history_event *ring_add(struct coord *c)
 
 static bool event_matches(const struct call *call, const struct history_event *e)
 {
-    if (call->filter_job && call->filter_job != e->job_id) return false;
-    if (call->filter_node[0] && (!e->node || strcmp(call->filter_node, e->node))) return false;
+    if (call->filter_job && call->filter_job != e->job_id)
+        return false;
+    if (call->filter_node[0] && (!e->node || strcmp(call->filter_node, e->node)))
+        return false;
     return true;
 }
 
@@ -61,18 +69,20 @@ static void tell_followers(struct coord *c, const struct history_event *e)
     const struct call *call;
     Accel__V1__EventsReply reply = ACCEL__V1__EVENTS_REPLY__INIT;
 
-    if (LIST_EMPTY(&c->event_calls) || !c->out) return;
+    if (LIST_EMPTY(&c->event_calls) || !c->out)
+        return;
     Accel__V1__Event *view = view_event(c, e);
     reply.events = &view;
     reply.n_events = 1;
     LIST_FOREACH(call, &c->event_calls, of_events)
     {
-        if (event_matches(call, e)) out_send(c, call->id, &reply.base);
+        if (event_matches(call, e))
+            out_send(c, call->id, &reply.base);
     }
 }
 
-uint64_t history_add(struct coord *c, enum event_kind kind, uint64_t job_id, uint32_t attempt, const char *node,
-                     const char *fmt, ...)
+uint64_t history_add(struct coord *c, enum event_kind kind, uint64_t job_id, uint32_t attempt,
+                     const char *node, const char *fmt, ...)
 {
     char text[LIMIT_REASON_BYTES];
     va_list ap;
@@ -111,22 +121,30 @@ void history_load(struct coord *c, const struct record_event *ev)
     uint8_t kind = EVENT_STORE;
 
     for (uint8_t k = 0; k < EVENT_KIND_COUNT; k++)
-        if (!strcmp(kind_names[k], ev->kind)) kind = k;
+        if (!strcmp(kind_names[k], ev->kind))
+            kind = k;
     c->loaded = xrealloc(c->loaded, (c->loaded_count + 1) * sizeof(*c->loaded));
     struct history_event *e = &c->loaded[c->loaded_count++];
-    *e = (struct history_event){.seq = ev->seq, .time_ms = ev->time_ms, .kind = kind, .attempt = ev->attempt,
+    *e = (struct history_event){.seq = ev->seq,
+                                .time_ms = ev->time_ms,
+                                .kind = kind,
+                                .attempt = ev->attempt,
                                 .job_id = ev->job_id};
     job_set_text(&e->node, ev->node);
     job_set_text(&e->text, ev->text);
 }
 
-void history_load_derived(struct coord *c, enum event_kind kind, uint64_t seq, int64_t time_ms, uint64_t job_id,
-                          uint32_t attempt)
+void history_load_derived(struct coord *c, enum event_kind kind, uint64_t seq, int64_t time_ms,
+                          uint64_t job_id, uint32_t attempt)
 {
-    if (seq == 0) return;
+    if (seq == 0)
+        return;
     c->loaded = xrealloc(c->loaded, (c->loaded_count + 1) * sizeof(*c->loaded));
-    c->loaded[c->loaded_count++] = (struct history_event){
-        .seq = seq, .time_ms = time_ms, .kind = (uint8_t)kind, .attempt = attempt, .job_id = job_id};
+    c->loaded[c->loaded_count++] = (struct history_event){.seq = seq,
+                                                          .time_ms = time_ms,
+                                                          .kind = (uint8_t)kind,
+                                                          .attempt = attempt,
+                                                          .job_id = job_id};
 }
 
 static int compare_seq(const void *a, const void *b)
@@ -138,8 +156,10 @@ static int compare_seq(const void *a, const void *b)
 
 void history_settle(struct coord *c)
 {
-    if (c->loaded_count) qsort(c->loaded, c->loaded_count, sizeof(*c->loaded), compare_seq);
-    for (size_t i = 0; i < c->loaded_count; i++) *ring_add(c) = c->loaded[i];
+    if (c->loaded_count)
+        qsort(c->loaded, c->loaded_count, sizeof(*c->loaded), compare_seq);
+    for (size_t i = 0; i < c->loaded_count; i++)
+        *ring_add(c) = c->loaded[i];
     free(c->loaded);
     c->loaded = NULL;
     c->loaded_count = 0;
@@ -147,7 +167,8 @@ void history_settle(struct coord *c)
 
 void history_done(struct coord *c)
 {
-    while (c->event_count) ring_drop_oldest(c);
+    while (c->event_count)
+        ring_drop_oldest(c);
     free(c->events);
     c->events = NULL;
 }
@@ -160,18 +181,22 @@ static const char *derived_text(struct coord *c, const struct history_event *e)
     const struct job *j = job_find(c, e->job_id);
     const struct attempt *at = j ? attempt_find(j, e->attempt) : NULL;
 
-    if (!j) return "";
+    if (!j)
+        return "";
     switch (e->kind) {
     case EVENT_JOB_SUBMITTED:
         return arena_printf(a, "%s submitted %s", j->user->name, j->name ? j->name : "");
     case EVENT_ATTEMPT_STARTED:
-        if (!e->attempt || !at) return "";
-        return arena_printf(a, "attempt %u is starting %u processes on %s", e->attempt, at->world_size,
-                            at->share_count ? at->shares[0].node_name : "?");
+        if (!e->attempt || !at)
+            return "";
+        return arena_printf(a, "attempt %u is starting %u processes on %s", e->attempt,
+                            at->world_size, at->share_count ? at->shares[0].node_name : "?");
     case EVENT_ATTEMPT_RUNNING: return arena_printf(a, "attempt %u: every rank runs", e->attempt);
     case EVENT_ATTEMPT_ENDED:
-        if (!e->attempt || !at) return "";
-        return arena_printf(a, "attempt %u ended, %s: %s", e->attempt, cause_name(at->cause), at->text ? at->text : "");
+        if (!e->attempt || !at)
+            return "";
+        return arena_printf(a, "attempt %u ended, %s: %s", e->attempt, cause_name(at->cause),
+                            at->text ? at->text : "");
     case EVENT_JOB_ENDED: return arena_printf(a, "%s", j->reason ? j->reason : "");
     default: return "";
     }
@@ -193,7 +218,8 @@ Accel__V1__Event *view_event(struct coord *c, const struct history_event *e)
     return v;
 }
 
-static bool may_see_event(struct coord *c, const struct rpc_identity *who, const struct history_event *e)
+static bool may_see_event(struct coord *c, const struct rpc_identity *who,
+                          const struct history_event *e)
 {
     const struct job *j = e->job_id ? job_find(c, e->job_id) : NULL;
 
@@ -209,16 +235,20 @@ void call_events(struct coord *c, const struct coord_event *ev)
 
     str_copy(filter.filter_node, sizeof(filter.filter_node), rq->node);
     if (rq->follow && ev->who->role < RPC_ROLE_OPERATOR && !rq->job_id) {
-        out_fail(c, ev->call, ACCEL_EPERM, "only operators follow the events of every job\ntry: name a job");
+        out_fail(c, ev->call, ACCEL_EPERM,
+                 "only operators follow the events of every job\ntry: name a job");
         return;
     }
-    if (rq->job_id && !call_job(c, ev, rq->job_id)) return;
+    if (rq->job_id && !call_job(c, ev, rq->job_id))
+        return;
     reply.events = ARENA_ARRAY(&c->out->arena, Accel__V1__Event *, c->event_count + 1);
     reply.oldest_kept = c->event_count ? ring_at(c, 0)->seq : c->seq_next;
     for (size_t i = 0; i < c->event_count; i++) {
         const struct history_event *e = ring_at(c, i);
-        if (e->seq <= rq->after_seq || !event_matches(&filter, e) || !may_see_event(c, ev->who, e)) continue;
-        reply.events[count++] = (Accel__V1__Event *)(uintptr_t)(i + 1); /* index for now: only those shown are built */
+        if (e->seq <= rq->after_seq || !event_matches(&filter, e) || !may_see_event(c, ev->who, e))
+            continue;
+        reply.events[count++] =
+            (Accel__V1__Event *)(uintptr_t)(i + 1); /* index for now: only those shown are built */
     }
     first = rq->limit && count > rq->limit ? count - rq->limit : 0;
     for (size_t i = first; i < count; i++)
@@ -247,7 +277,8 @@ static void forget_on_nodes(struct coord *c, const struct job *j)
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_FORGET;
     down.forget = &forget;
     for (struct node *n = c->nodes; n; n = n->hh.next)
-        if (c->out) node_send(c, n, &down);
+        if (c->out)
+            node_send(c, n, &down);
 }
 
 static void prune_job(struct coord *c, struct job *j)
@@ -281,8 +312,9 @@ void history_prune_jobs(struct coord *c)
     struct job *j;
 
     /* A job that somebody is still looking at stays until he has gone; it is the oldest then, and goes at the next end. */
-    while ((j = TAILQ_FIRST(&c->ended)) && !has_calls(j) &&
-           (c->ended_count > c->config.history_jobs || c->wall_ms - j->end_ms > c->config.history_ms))
+    while (
+        (j = TAILQ_FIRST(&c->ended)) && !has_calls(j) &&
+        (c->ended_count > c->config.history_jobs || c->wall_ms - j->end_ms > c->config.history_ms))
         prune_job(c, j);
     if (j && c->prune_timer.node.pos == 0)
         heap_set(&c->timers, &c->prune_timer.node,

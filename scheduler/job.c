@@ -7,22 +7,24 @@
 #include "scheduler/coord_internal.h"
 
 enum job_effect {
-    EFFECT_START = 1 << 0,       /* persist the new attempt, send Start to its nodes */
-    EFFECT_RUNNING = 1 << 1,     /* note that all ranks run */
-    EFFECT_STOP = 1 << 2,        /* send Stop with the cause */
-    EFFECT_KILL = 1 << 3,        /* send Stop without grace */
+    EFFECT_START = 1 << 0,         /* persist the new attempt, send Start to its nodes */
+    EFFECT_RUNNING = 1 << 1,       /* note that all ranks run */
+    EFFECT_STOP = 1 << 2,          /* send Stop with the cause */
+    EFFECT_KILL = 1 << 3,          /* send Stop without grace */
     EFFECT_CLOSE_ATTEMPT = 1 << 4, /* write the attempt's end and its workers */
     EFFECT_COUNT_RESTART = 1 << 5, /* one of max_restarts is used, or a free one */
-    EFFECT_ENQUEUE = 1 << 6,     /* back into the queue, at its id's place */
-    EFFECT_DEQUEUE = 1 << 7,     /* out of the queue */
-    EFFECT_INTEND = 1 << 8,      /* remember what the end will be called */
-    EFFECT_FINISH = 1 << 9,      /* result, exit code, end; free what only a live job needs */
+    EFFECT_ENQUEUE = 1 << 6,       /* back into the queue, at its id's place */
+    EFFECT_DEQUEUE = 1 << 7,       /* out of the queue */
+    EFFECT_INTEND = 1 << 8,        /* remember what the end will be called */
+    EFFECT_FINISH = 1 << 9,        /* result, exit code, end; free what only a live job needs */
 };
 
 static const char *const state_names[] = {"PENDING", "STARTING", "RUNNING", "STOPPING", "ENDED"};
-static const char *const event_names[] = {"PLACE", "STARTED", "ATTEMPT_ENDED", "CANCEL", "TIME_LIMIT"};
-static const char *const effect_names[] = {"start",         "note running", "stop",    "kill",   "close attempt",
-                                           "count restart", "enqueue",      "dequeue", "intend", "finish"};
+static const char *const event_names[] = {"PLACE", "STARTED", "ATTEMPT_ENDED", "CANCEL",
+                                          "TIME_LIMIT"};
+static const char *const effect_names[] = {"start",         "note running",  "stop",    "kill",
+                                           "close attempt", "count restart", "enqueue", "dequeue",
+                                           "intend",        "finish"};
 
 static bool guard_retry(const void *object, const void *event)
 {
@@ -47,12 +49,22 @@ static bool guard_kill(const void *object, const void *event)
     return data && data->kill;
 }
 
-static const struct lifecycle_guard restart_allowed = {"a restart is allowed for the cause", guard_retry};
+static const struct lifecycle_guard restart_allowed = {"a restart is allowed for the cause",
+                                                       guard_retry};
 static const struct lifecycle_guard is_kill = {"without grace", guard_kill};
 
-#define MOVE(s, e, g, n, fx) {JOB_##s, JOB_EV_##e, g, LIFECYCLE_MOVE, JOB_##n, fx, NULL}
-#define IGNORE(s, e, why) {JOB_##s, JOB_EV_##e, NULL, LIFECYCLE_IGNORE, JOB_##s, 0, why}
-#define REFUSE(s, e, why) {JOB_##s, JOB_EV_##e, NULL, LIFECYCLE_REFUSE, JOB_##s, 0, why}
+#define MOVE(s, e, g, n, fx)                                                                       \
+    {                                                                                              \
+        JOB_##s, JOB_EV_##e, g, LIFECYCLE_MOVE, JOB_##n, fx, NULL                                  \
+    }
+#define IGNORE(s, e, why)                                                                          \
+    {                                                                                              \
+        JOB_##s, JOB_EV_##e, NULL, LIFECYCLE_IGNORE, JOB_##s, 0, why                               \
+    }
+#define REFUSE(s, e, why)                                                                          \
+    {                                                                                              \
+        JOB_##s, JOB_EV_##e, NULL, LIFECYCLE_REFUSE, JOB_##s, 0, why                               \
+    }
 
 static const struct lifecycle_row rows[] = {
     MOVE(PENDING, PLACE, NULL, STARTING, EFFECT_DEQUEUE | EFFECT_START),
@@ -63,7 +75,8 @@ static const struct lifecycle_row rows[] = {
 
     REFUSE(STARTING, PLACE, "it has its devices already"),
     MOVE(STARTING, STARTED, NULL, RUNNING, EFFECT_RUNNING),
-    MOVE(STARTING, ATTEMPT_ENDED, &restart_allowed, PENDING, EFFECT_CLOSE_ATTEMPT | EFFECT_COUNT_RESTART | EFFECT_ENQUEUE),
+    MOVE(STARTING, ATTEMPT_ENDED, &restart_allowed, PENDING,
+         EFFECT_CLOSE_ATTEMPT | EFFECT_COUNT_RESTART | EFFECT_ENQUEUE),
     MOVE(STARTING, ATTEMPT_ENDED, NULL, ENDED, EFFECT_CLOSE_ATTEMPT | EFFECT_FINISH),
     MOVE(STARTING, CANCEL, &is_kill, STOPPING, EFFECT_INTEND | EFFECT_KILL),
     MOVE(STARTING, CANCEL, NULL, STOPPING, EFFECT_INTEND | EFFECT_STOP),
@@ -71,7 +84,8 @@ static const struct lifecycle_row rows[] = {
 
     REFUSE(RUNNING, PLACE, "it has its devices already"),
     IGNORE(RUNNING, STARTED, "told again in a new session"),
-    MOVE(RUNNING, ATTEMPT_ENDED, &restart_allowed, PENDING, EFFECT_CLOSE_ATTEMPT | EFFECT_COUNT_RESTART | EFFECT_ENQUEUE),
+    MOVE(RUNNING, ATTEMPT_ENDED, &restart_allowed, PENDING,
+         EFFECT_CLOSE_ATTEMPT | EFFECT_COUNT_RESTART | EFFECT_ENQUEUE),
     MOVE(RUNNING, ATTEMPT_ENDED, NULL, ENDED, EFFECT_CLOSE_ATTEMPT | EFFECT_FINISH),
     MOVE(RUNNING, CANCEL, &is_kill, STOPPING, EFFECT_INTEND | EFFECT_KILL),
     MOVE(RUNNING, CANCEL, NULL, STOPPING, EFFECT_INTEND | EFFECT_STOP),
@@ -118,8 +132,10 @@ bool job_is_live(const struct job *j)
 Accel__V1__JobState job_state_to_proto(uint8_t state)
 {
     static const Accel__V1__JobState map[] = {
-        [JOB_PENDING] = ACCEL__V1__JOB_STATE__JOB_PENDING,   [JOB_STARTING] = ACCEL__V1__JOB_STATE__JOB_STARTING,
-        [JOB_RUNNING] = ACCEL__V1__JOB_STATE__JOB_RUNNING,   [JOB_STOPPING] = ACCEL__V1__JOB_STATE__JOB_STOPPING,
+        [JOB_PENDING] = ACCEL__V1__JOB_STATE__JOB_PENDING,
+        [JOB_STARTING] = ACCEL__V1__JOB_STATE__JOB_STARTING,
+        [JOB_RUNNING] = ACCEL__V1__JOB_STATE__JOB_RUNNING,
+        [JOB_STOPPING] = ACCEL__V1__JOB_STATE__JOB_STOPPING,
         [JOB_ENDED] = ACCEL__V1__JOB_STATE__JOB_ENDED,
     };
     return map[state];
@@ -128,14 +144,16 @@ Accel__V1__JobState job_state_to_proto(uint8_t state)
 uint8_t job_state_from_proto(uint32_t state)
 {
     for (uint8_t s = 0; s < JOB_STATE_COUNT; s++)
-        if ((uint32_t)job_state_to_proto(s) == state) return s;
+        if ((uint32_t)job_state_to_proto(s) == state)
+            return s;
     return JOB_ENDED;
 }
 
 const char *cause_name(uint32_t cause)
 {
-    static const char *const names[] = {"none",       "succeeded", "worker_failed", "start_failed", "cancelled",
-                                        "time_limit", "shim_lost", "node_lost",     "fenced"};
+    static const char *const names[] = {"none",         "succeeded", "worker_failed",
+                                        "start_failed", "cancelled", "time_limit",
+                                        "shim_lost",    "node_lost", "fenced"};
     return cause < ARRAY_LEN(names) ? names[cause] : "unknown";
 }
 
@@ -175,7 +193,7 @@ void job_send_start(struct coord *c, struct job *j, struct share *s)
 static uint32_t stop_cause(const struct job *j)
 {
     return j->result == ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT ? ACCEL__V1__CAUSE__CAUSE_TIME_LIMIT
-                                                                 : ACCEL__V1__CAUSE__CAUSE_CANCELLED;
+                                                                : ACCEL__V1__CAUSE__CAUSE_CANCELLED;
 }
 
 void job_send_stop(struct coord *c, struct job *j, bool kill)
@@ -194,7 +212,8 @@ void job_send_stop(struct coord *c, struct job *j, bool kill)
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_STOP;
     down.stop = &stop;
     for (size_t i = 0; i < a->share_count; i++)
-        if (a->shares[i].node && !a->shares[i].ended) node_send(c, a->shares[i].node, &down);
+        if (a->shares[i].node && !a->shares[i].ended)
+            node_send(c, a->shares[i].node, &down);
 }
 
 static void effect_start(struct coord *c, struct job *j)
@@ -204,11 +223,13 @@ static void effect_start(struct coord *c, struct job *j)
     CHECK(a && a->number == j->attempt && a->end_ms == 0);
     a->start_ms = c->wall_ms;
     a->start_seq = history_add(c, EVENT_ATTEMPT_STARTED, j->id, a->number, NULL, "%s", "");
-    if (j->start_ms == 0) j->start_ms = c->wall_ms;
+    if (j->start_ms == 0)
+        j->start_ms = c->wall_ms;
     job_arm_limit(c, j);
     mark_attempt(c, a, false);
     mark_job(c, j);
-    for (size_t i = 0; i < a->share_count; i++) job_send_start(c, j, &a->shares[i]);
+    for (size_t i = 0; i < a->share_count; i++)
+        job_send_start(c, j, &a->shares[i]);
 }
 
 static void effect_running(struct coord *c, struct job *j)
@@ -216,7 +237,8 @@ static void effect_running(struct coord *c, struct job *j)
     struct attempt *a = attempt_find(j, 0);
 
     /* Not marked: RUNNING is soft, agents tell it again after a restart; run_ms is written with the attempt's end. */
-    if (a->run_ms == 0) a->run_ms = c->wall_ms;
+    if (a->run_ms == 0)
+        a->run_ms = c->wall_ms;
     a->run_seq = history_add(c, EVENT_ATTEMPT_RUNNING, j->id, a->number, NULL, "%s", "");
 }
 
@@ -226,7 +248,8 @@ static void trim_attempts(struct coord *c, struct job *j)
     struct attempt *a;
 
     TAILQ_FOREACH(a, &j->attempts, of_job) count++;
-    if (count <= LIMIT_ATTEMPTS_KEPT) return;
+    if (count <= LIMIT_ATTEMPTS_KEPT)
+        return;
     a = TAILQ_NEXT(TAILQ_FIRST(&j->attempts), of_job);
     struct record *r = mark_loose(c, RECORD_ATTEMPT);
     r->is_delete = true;
@@ -249,7 +272,8 @@ static void effect_close_attempt(struct coord *c, struct job *j)
 static void effect_count_restart(struct coord *c, struct job *j)
 {
     const struct attempt *a = attempt_find(j, 0);
-    bool is_free = a->cause == ACCEL__V1__CAUSE__CAUSE_NODE_LOST || a->cause == ACCEL__V1__CAUSE__CAUSE_FENCED;
+    bool is_free =
+        a->cause == ACCEL__V1__CAUSE__CAUSE_NODE_LOST || a->cause == ACCEL__V1__CAUSE__CAUSE_FENCED;
 
     (void)c;
     if (is_free)
@@ -264,7 +288,8 @@ static void effect_enqueue(struct coord *c, struct job *j)
 
     TAILQ_FOREACH(o, &c->pending, queue)
     {
-        if (o->id > j->id) break;
+        if (o->id > j->id)
+            break;
         after = o;
     }
     if (after)
@@ -276,10 +301,13 @@ static void effect_enqueue(struct coord *c, struct job *j)
 
 static void result_of_attempt(struct job *j, const struct attempt *a)
 {
-    const struct worker *first = a->first_failed_rank >= 0 && (uint32_t)a->first_failed_rank < a->world_size
-                                     ? &a->workers[a->first_failed_rank]
-                                     : NULL;
-    int32_t code = first && first->signal ? 128 + first->signal : first && first->exit_code ? first->exit_code : 0;
+    const struct worker *first =
+        a->first_failed_rank >= 0 && (uint32_t)a->first_failed_rank < a->world_size
+            ? &a->workers[a->first_failed_rank]
+            : NULL;
+    int32_t code = first && first->signal      ? 128 + first->signal
+                   : first && first->exit_code ? first->exit_code
+                                               : 0;
 
     switch (a->cause) {
     case ACCEL__V1__CAUSE__CAUSE_SUCCEEDED:
@@ -314,7 +342,8 @@ static void effect_intend(struct coord *c, struct job *j, enum job_event ev)
 {
     bool limit = ev == JOB_EV_TIME_LIMIT;
 
-    j->result = limit ? ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT : ACCEL__V1__JOB_RESULT__RESULT_CANCELLED;
+    j->result =
+        limit ? ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT : ACCEL__V1__JOB_RESULT__RESULT_CANCELLED;
     j->exit_code = limit ? 124 : 130;
     job_set_text(&j->reason, limit ? "its time limit has passed" : "cancelled");
     heap_remove(&c->timers, &j->limit.node);
@@ -341,10 +370,12 @@ static void effect_finish(struct coord *c, struct job *j, uint8_t from)
 
 void job_arm_limit(struct coord *c, struct job *j)
 {
-    if (j->time_limit_ms == 0 || j->start_ms == 0) return;
+    if (j->time_limit_ms == 0 || j->start_ms == 0)
+        return;
     int64_t gone = MAX(c->wall_ms - j->start_ms, 0);
     int64_t left = MAX((int64_t)j->time_limit_ms - gone, 0);
-    if (j->limit.node.pos == 0) heap_set(&c->timers, &j->limit.node, c->now_ms + left);
+    if (j->limit.node.pos == 0)
+        heap_set(&c->timers, &j->limit.node, c->now_ms + left);
 }
 
 /* --- apply --- */
@@ -375,32 +406,46 @@ void job_check(const struct job *j)
     }
 }
 
-static void run_effects(struct coord *c, struct job *j, const struct lifecycle_row *row, enum job_event ev)
+static void run_effects(struct coord *c, struct job *j, const struct lifecycle_row *row,
+                        enum job_event ev)
 {
     uint32_t fx = row->effects;
 
-    if (fx & EFFECT_DEQUEUE) TAILQ_REMOVE(&c->pending, j, queue);
-    if (fx & EFFECT_INTEND) effect_intend(c, j, ev);
-    if (fx & EFFECT_START) effect_start(c, j);
-    if (fx & EFFECT_RUNNING) effect_running(c, j);
-    if (fx & EFFECT_STOP) job_send_stop(c, j, false);
-    if (fx & EFFECT_KILL) job_send_stop(c, j, true);
-    if (fx & EFFECT_CLOSE_ATTEMPT) effect_close_attempt(c, j);
-    if (fx & EFFECT_COUNT_RESTART) effect_count_restart(c, j);
-    if (fx & EFFECT_ENQUEUE) effect_enqueue(c, j);
-    if (fx & EFFECT_FINISH) effect_finish(c, j, row->state);
+    if (fx & EFFECT_DEQUEUE)
+        TAILQ_REMOVE(&c->pending, j, queue);
+    if (fx & EFFECT_INTEND)
+        effect_intend(c, j, ev);
+    if (fx & EFFECT_START)
+        effect_start(c, j);
+    if (fx & EFFECT_RUNNING)
+        effect_running(c, j);
+    if (fx & EFFECT_STOP)
+        job_send_stop(c, j, false);
+    if (fx & EFFECT_KILL)
+        job_send_stop(c, j, true);
+    if (fx & EFFECT_CLOSE_ATTEMPT)
+        effect_close_attempt(c, j);
+    if (fx & EFFECT_COUNT_RESTART)
+        effect_count_restart(c, j);
+    if (fx & EFFECT_ENQUEUE)
+        effect_enqueue(c, j);
+    if (fx & EFFECT_FINISH)
+        effect_finish(c, j, row->state);
 }
 
 void job_apply(struct coord *c, struct job *j, enum job_event ev, const struct job_event_data *data)
 {
     const struct lifecycle_row *row = lifecycle_find(&job_lifecycle, j->state, ev, j, data);
 
-    if (row->kind == LIFECYCLE_IGNORE) return;
+    if (row->kind == LIFECYCLE_IGNORE)
+        return;
     CHECK(row->kind == LIFECYCLE_MOVE); /* callers ask first where a row refuses */
-    if (j->state != JOB_PENDING || ev != JOB_EV_PLACE) job_check(j);
+    if (j->state != JOB_PENDING || ev != JOB_EV_PLACE)
+        job_check(j);
     if (c->config.trace)
-        trace_add(c->config.trace, c->now_ms, "coord", "job %llu %s -> %s (%s)", (unsigned long long)j->id,
-                  state_names[j->state], state_names[row->next], event_names[ev]);
+        trace_add(c->config.trace, c->now_ms, "coord", "job %llu %s -> %s (%s)",
+                  (unsigned long long)j->id, state_names[j->state], state_names[row->next],
+                  event_names[ev]);
     j->state = row->next;
     run_effects(c, j, row, ev);
     job_check(j);
@@ -409,7 +454,8 @@ void job_apply(struct coord *c, struct job *j, enum job_event ev, const struct j
         free(j->spec);
         j->spec = NULL;
         j->spec_len = 0;
-        if (j->env) environment_unref_live(c, j->env);
+        if (j->env)
+            environment_unref_live(c, j->env);
         c->needs_pruning = true;
     }
 }

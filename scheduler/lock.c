@@ -38,20 +38,28 @@ static int wait_for_holder(const char *path, int64_t deadline_ms, struct accel_e
     int pid = 0, used = 0, r;
 
     r = path_read_all(AT_FDCWD, path, PATH_MAX + 32, &text, &len, err);
-    if (r < 0) return r;
+    if (r < 0)
+        return r;
     if (sscanf(text, "%d %n", &pid, &used) < 1 || pid <= 1 || used == 0)
         return error_set(err, ACCEL_EBUSY, "%s is held by another process", path);
     char *nl = strchr(text, '\n');
-    if (nl) *nl = 0;
+    if (nl)
+        *nl = 0;
     if (path_socket_connect(text + used, &probe, NULL) == 0)
-        return error_set(err, ACCEL_EBUSY, "another coordinator (pid %d) runs on this state directory\nwhy: it serves %s\n"
-                         "try: use that one, or another --state-dir", pid, text + used);
+        return error_set(
+            err, ACCEL_EBUSY,
+            "another coordinator (pid %d) runs on this state directory\nwhy: it serves %s\n"
+            "try: use that one, or another --state-dir",
+            pid, text + used);
     pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (pidfd < 0) return 0; /* it has just ended: try again */
+    if (pidfd < 0)
+        return 0; /* it has just ended: try again */
     struct pollfd p = {.fd = pidfd, .events = POLLIN};
     int64_t left = deadline_ms - clock_mono_ms();
     if (left <= 0 || poll(&p, 1, (int)left) == 0)
-        return error_set(err, ACCEL_EBUSY, "the coordinator before us (pid %d) does not end\ntry: look at its log", pid);
+        return error_set(err, ACCEL_EBUSY,
+                         "the coordinator before us (pid %d) does not end\ntry: look at its log",
+                         pid);
     return 0;
 }
 
@@ -65,10 +73,13 @@ int state_lock(const char *dir, const char *socket_path, int *ret_fd, struct acc
         return error_set(err, ACCEL_EINVAL, "the state directory's path is too long");
     while ((r = path_lock(path, false, &fd, err)) == ACCEL_EBUSY) {
         r = wait_for_holder(path, deadline_ms, err);
-        if (r < 0) return r;
-        if (clock_mono_ms() >= deadline_ms) return error_set(err, ACCEL_EBUSY, "%s stays locked", path);
+        if (r < 0)
+            return r;
+        if (clock_mono_ms() >= deadline_ms)
+            return error_set(err, ACCEL_EBUSY, "%s stays locked", path);
     }
-    if (r < 0) return r;
+    if (r < 0)
+        return r;
     r = write_holder(fd, socket_path, err);
     if (r < 0) {
         close(fd);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * main.c - accel-coordinator, a contents page: what is set up in which order, and taken down in the reverse.
+ * main.c - accel-coordinator, a contents page: what is set up in which order, and taken down in
+ * the reverse. Nothing is decided here.
  */
 #include <stdio.h>
 #include <string.h>
@@ -21,7 +22,8 @@ static void say_ready(int fd)
 {
     static const char text[] = "ready\n";
 
-    if (fd < 0) return;
+    if (fd < 0)
+        return;
     ssize_t n = write(fd, text, sizeof(text) - 1);
     (void)n; /* who started us may be gone */
     close(fd);
@@ -36,17 +38,23 @@ static int run(const struct coordinator_options *options)
     int listen_fd = -1, r;
 
     r = path_make_private(options->state_dir, &err);
-    if (r < 0) return fail(&err);
+    if (r < 0)
+        return fail(&err);
     r = state_lock(options->state_dir, options->socket_path, &lock_fd, &err);
-    if (r < 0) return fail(&err);
+    if (r < 0)
+        return fail(&err);
     r = uv_loop_init(&loop);
-    if (r < 0) return fail(&(struct accel_error){.text = "cannot make an event loop"});
+    if (r < 0)
+        return fail(&(struct accel_error){.text = "cannot make an event loop"});
     r = shell_init(&shell, &loop, options, &err);
-    if (r < 0) return fail(&err);
+    if (r < 0)
+        return fail(&err);
     r = path_socket_listen(options->socket_path, LIMIT_RPC_BACKLOG, &listen_fd, &err);
-    if (r < 0) return fail(&err);
+    if (r < 0)
+        return fail(&err);
     r = shell_serve(&shell, listen_fd, &err);
-    if (r < 0) return fail(&err);
+    if (r < 0)
+        return fail(&err);
     log_info("accel-coordinator %s serves %s, epoch %llu", ACCEL_VERSION, options->socket_path,
              (unsigned long long)coord_epoch(shell.core));
     say_ready(options->ready_fd);

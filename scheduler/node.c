@@ -18,7 +18,8 @@ enum node_effect {
 
 static const char *const state_names[] = {"JOINING", "READY", "SUSPECT", "LOST"};
 static const char *const event_names[] = {"HELLO", "SESSION_LOST", "SILENCE"};
-static const char *const effect_names[] = {"note ready", "arm grace", "tell jobs", "note lost", "fail its calls"};
+static const char *const effect_names[] = {"note ready", "arm grace", "tell jobs", "note lost",
+                                           "fail its calls"};
 
 static bool guard_carries(const void *object, const void *event)
 {
@@ -30,8 +31,14 @@ static bool guard_carries(const void *object, const void *event)
 
 static const struct lifecycle_guard carries = {"it carries an attempt", guard_carries};
 
-#define MOVE(s, e, g, n, fx) {NODE_##s, NODE_EV_##e, g, LIFECYCLE_MOVE, NODE_##n, fx, NULL}
-#define IGNORE(s, e, why) {NODE_##s, NODE_EV_##e, NULL, LIFECYCLE_IGNORE, NODE_##s, 0, why}
+#define MOVE(s, e, g, n, fx)                                                                       \
+    {                                                                                              \
+        NODE_##s, NODE_EV_##e, g, LIFECYCLE_MOVE, NODE_##n, fx, NULL                               \
+    }
+#define IGNORE(s, e, why)                                                                          \
+    {                                                                                              \
+        NODE_##s, NODE_EV_##e, NULL, LIFECYCLE_IGNORE, NODE_##s, 0, why                            \
+    }
 
 static const struct lifecycle_row rows[] = {
     MOVE(JOINING, HELLO, NULL, READY, EFFECT_READY),
@@ -40,7 +47,8 @@ static const struct lifecycle_row rows[] = {
     MOVE(JOINING, SILENCE, NULL, LOST, EFFECT_LOST),
 
     MOVE(READY, HELLO, NULL, READY, EFFECT_READY),
-    MOVE(READY, SESSION_LOST, NULL, SUSPECT, EFFECT_FAIL_CALLS | EFFECT_ARM_GRACE | EFFECT_TELL_JOBS),
+    MOVE(READY, SESSION_LOST, NULL, SUSPECT,
+         EFFECT_FAIL_CALLS | EFFECT_ARM_GRACE | EFFECT_TELL_JOBS),
     IGNORE(READY, SILENCE, "it was heard in time"),
 
     MOVE(SUSPECT, HELLO, NULL, READY, EFFECT_READY | EFFECT_TELL_JOBS),
@@ -109,7 +117,8 @@ void node_free(struct coord *c, struct node *n)
 {
     CHECK(LIST_EMPTY(&n->shares) && LIST_EMPTY(&n->calls));
     heap_remove(&c->timers, &n->grace.node);
-    if (n->is_dirty) TAILQ_REMOVE(&c->dirty_nodes, n, dirty);
+    if (n->is_dirty)
+        TAILQ_REMOVE(&c->dirty_nodes, n, dirty);
     HASH_DELETE(hh, c->nodes, n);
     devices_free(n->devices, n->device_count);
     free(n->machine_id);
@@ -122,9 +131,12 @@ void node_free(struct coord *c, struct node *n)
 void node_check(const struct node *n)
 {
     CHECK(n->state < NODE_STATE_COUNT);
-    if (n->state == NODE_READY) CHECK(n->session);
-    if (n->state == NODE_SUSPECT || n->state == NODE_LOST) CHECK(!n->session);
-    if (n->state == NODE_LOST) CHECK(LIST_EMPTY(&n->calls));
+    if (n->state == NODE_READY)
+        CHECK(n->session);
+    if (n->state == NODE_SUSPECT || n->state == NODE_LOST)
+        CHECK(!n->session);
+    if (n->state == NODE_LOST)
+        CHECK(LIST_EMPTY(&n->calls));
 }
 
 static void tell_jobs(struct coord *c, struct node *n)
@@ -140,10 +152,11 @@ void node_apply(struct coord *c, struct node *n, enum node_event ev)
     uint32_t fx = row->effects;
     uint8_t before = n->state;
 
-    if (row->kind == LIFECYCLE_IGNORE) return;
+    if (row->kind == LIFECYCLE_IGNORE)
+        return;
     if (c->config.trace)
-        trace_add(c->config.trace, c->now_ms, "coord", "node %s %s -> %s (%s)", n->name, state_names[n->state],
-                  state_names[row->next], event_names[ev]);
+        trace_add(c->config.trace, c->now_ms, "coord", "node %s %s -> %s (%s)", n->name,
+                  state_names[n->state], state_names[row->next], event_names[ev]);
     n->state = row->next;
     if (n->state != before) {
         n->since_ms = c->wall_ms;
@@ -152,17 +165,21 @@ void node_apply(struct coord *c, struct node *n, enum node_event ev)
     if (fx & EFFECT_READY) {
         heap_remove(&c->timers, &n->grace.node);
         if (before != NODE_READY)
-            history_add(c, EVENT_NODE_READY, 0, 0, n->name, "node %s is ready with %zu devices", n->name,
-                        n->device_count);
+            history_add(c, EVENT_NODE_READY, 0, 0, n->name, "node %s is ready with %zu devices",
+                        n->name, n->device_count);
         c->needs_placing = true;
     }
-    if (fx & EFFECT_FAIL_CALLS) node_fail_calls(c, n, "its acceld is away");
+    if (fx & EFFECT_FAIL_CALLS)
+        node_fail_calls(c, n, "its acceld is away");
     if (fx & EFFECT_ARM_GRACE) {
         heap_set(&c->timers, &n->grace.node, c->now_ms + c->config.session_grace_ms);
-        history_add(c, EVENT_NODE_SUSPECT, 0, 0, n->name, "the session with node %s broke", n->name);
+        history_add(c, EVENT_NODE_SUSPECT, 0, 0, n->name, "the session with node %s broke",
+                    n->name);
     }
-    if (fx & EFFECT_TELL_JOBS) tell_jobs(c, n);
-    if (fx & EFFECT_LOST) history_add(c, EVENT_NODE_LOST, 0, 0, n->name, "node %s has not come back", n->name);
+    if (fx & EFFECT_TELL_JOBS)
+        tell_jobs(c, n);
+    if (fx & EFFECT_LOST)
+        history_add(c, EVENT_NODE_LOST, 0, 0, n->name, "node %s has not come back", n->name);
     node_check(n);
 }
 
@@ -173,12 +190,14 @@ static bool same_text(const char *a, const char *b)
 
 static bool devices_equal(const struct node *n, Accel__V1__Device *const *devices, size_t count)
 {
-    if (n->device_count != count) return false;
+    if (n->device_count != count)
+        return false;
     for (size_t i = 0; i < count; i++) {
         const struct device *d = &n->devices[i];
         const Accel__V1__Device *m = devices[i];
-        if (strcmp(d->id, m->id) || d->kind != m->kind || d->index != m->index || d->memory_bytes != m->memory_bytes ||
-            !same_text(d->model, m->model) || !same_text(d->visible, m->visible) || !same_text(d->fault, m->fault))
+        if (strcmp(d->id, m->id) || d->kind != m->kind || d->index != m->index ||
+            d->memory_bytes != m->memory_bytes || !same_text(d->model, m->model) ||
+            !same_text(d->visible, m->visible) || !same_text(d->fault, m->fault))
             return false;
     }
     return true;
@@ -191,18 +210,23 @@ static struct attempt *holder_of(const struct node *n, const char *id)
     LIST_FOREACH(s, &n->shares, on_node)
     {
         for (size_t i = 0; i < s->device_count; i++)
-            if (!strcmp(s->devices[i], id)) return s->attempt;
+            if (!strcmp(s->devices[i], id))
+                return s->attempt;
     }
     return NULL;
 }
 
-void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const *devices, size_t count)
+void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const *devices,
+                      size_t count)
 {
-    if (devices_equal(n, devices, count)) return;
+    if (devices_equal(n, devices, count))
+        return;
     for (size_t i = 0; i < n->device_count; i++) { /* rows of devices that went away */
         bool stays = false;
-        for (size_t k = 0; k < count && !stays; k++) stays = !strcmp(n->devices[i].id, devices[k]->id);
-        if (stays) continue;
+        for (size_t k = 0; k < count && !stays; k++)
+            stays = !strcmp(n->devices[i].id, devices[k]->id);
+        if (stays)
+            continue;
         struct record *r = mark_loose(c, RECORD_DEVICE);
         r->is_delete = true;
         r->u.device.node = arena_strdup(&c->loose_arena, n->name);
@@ -228,5 +252,6 @@ void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const 
 
 void node_send(struct coord *c, struct node *n, const Accel__V1__CoordDown *msg)
 {
-    if (n->session) out_send(c, n->session->id, &msg->base);
+    if (n->session)
+        out_send(c, n->session->id, &msg->base);
 }

@@ -50,18 +50,23 @@ void job_free(struct coord *c, struct job *j)
     struct attempt *a;
 
     CHECK(i < c->job_count && c->jobs[i] == j && LIST_EMPTY(&j->calls));
-    while ((a = TAILQ_FIRST(&j->attempts))) attempt_free(c, a);
+    while ((a = TAILQ_FIRST(&j->attempts)))
+        attempt_free(c, a);
     heap_remove(&c->timers, &j->limit.node);
-    if (j->is_dirty) TAILQ_REMOVE(&c->dirty_jobs, j, dirty);
-    if (j->state == JOB_PENDING) TAILQ_REMOVE(&c->pending, j, queue);
+    if (j->is_dirty)
+        TAILQ_REMOVE(&c->dirty_jobs, j, dirty);
+    if (j->state == JOB_PENDING)
+        TAILQ_REMOVE(&c->pending, j, queue);
     if (j->state == JOB_ENDED) {
         TAILQ_REMOVE(&c->ended, j, queue);
         c->ended_count--;
     } else {
         c->live_count--;
-        if (j->env) environment_unref_live(c, j->env);
+        if (j->env)
+            environment_unref_live(c, j->env);
     }
-    if (j->env) environment_unref(c, j->env);
+    if (j->env)
+        environment_unref(c, j->env);
     HASH_DELETE(hh_request, c->by_request, j);
     memmove(c->jobs + i, c->jobs + i + 1, (c->job_count - i - 1) * sizeof(struct job *));
     c->job_count--;
@@ -89,18 +94,22 @@ struct attempt *attempt_new(struct job *j, uint32_t number, uint32_t world_size,
     a->world_size = world_size;
     a->first_failed_rank = -1;
     a->workers = world_size ? xcalloc(world_size, sizeof(*a->workers)) : NULL;
-    for (uint32_t r = 0; r < world_size; r++) a->workers[r].rank = r;
+    for (uint32_t r = 0; r < world_size; r++)
+        a->workers[r].rank = r;
     a->shares = share_count ? xcalloc(share_count, sizeof(*a->shares)) : NULL;
     a->share_count = share_count;
-    for (size_t i = 0; i < share_count; i++) a->shares[i].attempt = a;
+    for (size_t i = 0; i < share_count; i++)
+        a->shares[i].attempt = a;
     TAILQ_INSERT_TAIL(&j->attempts, a, of_job);
     return a;
 }
 
 static void share_done(struct share *s)
 {
-    if (s->node && !s->ended) LIST_REMOVE(s, on_node);
-    for (size_t i = 0; i < s->device_count; i++) free(s->devices[i]);
+    if (s->node && !s->ended)
+        LIST_REMOVE(s, on_node);
+    for (size_t i = 0; i < s->device_count; i++)
+        free(s->devices[i]);
     free(s->devices);
     free(s->node_name);
 }
@@ -109,7 +118,8 @@ void attempt_free(struct coord *c, struct attempt *a)
 {
     for (size_t i = 0; i < a->share_count; i++) {
         struct share *s = &a->shares[i];
-        if (s->node && !s->ended) place_give_back(c, s);
+        if (s->node && !s->ended)
+            place_give_back(c, s);
         share_done(s);
     }
     for (uint32_t r = 0; r < a->world_size; r++) {
@@ -120,7 +130,8 @@ void attempt_free(struct coord *c, struct attempt *a)
         free(w->stdout_path);
         free(w->stderr_path);
     }
-    if (a->is_dirty) TAILQ_REMOVE(&c->dirty_attempts, a, dirty);
+    if (a->is_dirty)
+        TAILQ_REMOVE(&c->dirty_attempts, a, dirty);
     TAILQ_REMOVE(&a->job->attempts, a, of_job);
     free(a->workers);
     free(a->shares);
@@ -133,10 +144,12 @@ struct attempt *attempt_find(const struct job *j, uint32_t number)
 {
     struct attempt *a;
 
-    if (number == 0) return TAILQ_LAST(&j->attempts, attempt_list);
+    if (number == 0)
+        return TAILQ_LAST(&j->attempts, attempt_list);
     TAILQ_FOREACH_REVERSE(a, &j->attempts, attempt_list, of_job)
     {
-        if (a->number == number) return a;
+        if (a->number == number)
+            return a;
     }
     return NULL;
 }
@@ -148,7 +161,8 @@ struct user *user_intern(struct coord *c, uint32_t uid, const char *name)
     struct user *u = NULL;
 
     HASH_FIND(hh, c->users, &uid, sizeof(uid), u);
-    if (u) return u;
+    if (u)
+        return u;
     u = xcalloc(1, sizeof(*u));
     u->uid = uid;
     str_copy(u->name, sizeof(u->name), name);
@@ -166,13 +180,15 @@ static void environment_hash(struct coord *c, struct environment *e)
 
 static void environment_forget_content(struct coord *c, struct environment *e)
 {
-    if (e->is_hashed) HASH_DELETE(hh_content, c->env_by_content, e);
+    if (e->is_hashed)
+        HASH_DELETE(hh_content, c->env_by_content, e);
     e->is_hashed = false;
     free(e->data);
     e->data = NULL;
 }
 
-static struct environment *environment_new(struct coord *c, uint64_t id, const void *data, size_t len)
+static struct environment *environment_new(struct coord *c, uint64_t id, const void *data,
+                                           size_t len)
 {
     struct environment *e = xcalloc(1, sizeof(*e));
 
@@ -188,7 +204,8 @@ struct environment *environment_intern(struct coord *c, const void *data, size_t
 {
     struct environment *e = NULL;
 
-    if (len == 0) return NULL;
+    if (len == 0)
+        return NULL;
     HASH_FIND(hh_content, c->env_by_content, data, len, e);
     return e ? e : environment_new(c, c->environment_id_next++, data, len);
 }
@@ -226,7 +243,8 @@ static void environment_trim(struct coord *c)
 
 static void environment_set_idle(struct coord *c, struct environment *e)
 {
-    if (e->is_idle || !e->data) return;
+    if (e->is_idle || !e->data)
+        return;
     TAILQ_INSERT_TAIL(&c->env_idle, e, idle);
     e->is_idle = true;
     c->env_idle_count++;
@@ -235,7 +253,8 @@ static void environment_set_idle(struct coord *c, struct environment *e)
 void environment_ref(struct coord *c, struct environment *e, bool live)
 {
     e->refs++;
-    if (!live) return;
+    if (!live)
+        return;
     CHECK(e->data);
     e->live_refs++;
     if (e->is_idle) {
@@ -249,14 +268,17 @@ void environment_unref_live(struct coord *c, struct environment *e)
 {
     CHECK(e->live_refs > 0);
     /* Content that was never written (its job was freed in the same commit) must not be forgotten before. */
-    if (--e->live_refs == 0) environment_set_idle(c, e);
-    if (e->is_written) environment_trim(c);
+    if (--e->live_refs == 0)
+        environment_set_idle(c, e);
+    if (e->is_written)
+        environment_trim(c);
 }
 
 void environment_unref(struct coord *c, struct environment *e)
 {
     CHECK(e->refs > e->live_refs);
-    if (--e->refs > 0) return;
+    if (--e->refs > 0)
+        return;
     if (e->is_idle) {
         TAILQ_REMOVE(&c->env_idle, e, idle);
         c->env_idle_count--;
@@ -275,8 +297,7 @@ void environment_settle(struct coord *c)
 {
     struct environment *e, *next;
 
-    HASH_ITER(hh_id, c->env_by_id, e, next)
-    {
+    HASH_ITER(hh_id, c->env_by_id, e, next) {
         if (e->refs == 0) {
             e->refs = 1; /* an orphan row: drop it */
             environment_unref(c, e);

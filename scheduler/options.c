@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * options.c - parses accel-coordinator's command line with getopt_long. Knows nothing of the daemon; opens nothing.
+ * options.c - parses accel-coordinator's command line with getopt_long. Knows nothing of the daemon;
+ * opens nothing.
  */
 #include "scheduler/options.h"
 
@@ -10,7 +11,17 @@
 #include "common/limits.h"
 #include "common/str.h"
 
-enum { OPT_LISTEN = 256, OPT_STATE_DIR, OPT_IDLE_EXIT, OPT_READY_FD, OPT_JOBS, OPT_AGE, OPT_LOG_LEVEL, OPT_HELP, OPT_VERSION };
+enum {
+    OPT_LISTEN = 256,
+    OPT_STATE_DIR,
+    OPT_IDLE_EXIT,
+    OPT_READY_FD,
+    OPT_JOBS,
+    OPT_AGE,
+    OPT_LOG_LEVEL,
+    OPT_HELP,
+    OPT_VERSION
+};
 
 static const struct option longs[] = {
     {"listen", required_argument, NULL, OPT_LISTEN},
@@ -44,10 +55,14 @@ static int parse_level(const char *text, enum log_level *ret)
     static const struct {
         const char *name;
         enum log_level level;
-    } names[] = {{"error", LOG_LEVEL_ERROR}, {"warn", LOG_LEVEL_WARN}, {"info", LOG_LEVEL_INFO}, {"debug", LOG_LEVEL_DEBUG}};
+    } names[] = {{"error", LOG_LEVEL_ERROR},
+                 {"warn", LOG_LEVEL_WARN},
+                 {"info", LOG_LEVEL_INFO},
+                 {"debug", LOG_LEVEL_DEBUG}};
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        if (strcmp(text, names[i].name)) continue;
+        if (strcmp(text, names[i].name))
+            continue;
         *ret = names[i].level;
         return 0;
     }
@@ -61,17 +76,20 @@ static int option_apply(struct coordinator_options *o, int opt, const char *arg)
 
     switch (opt) {
     case OPT_LISTEN:
-        if (strncmp(arg, "unix:/", 6)) return ACCEL_EINVAL;
+        if (strncmp(arg, "unix:/", 6))
+            return ACCEL_EINVAL;
         o->socket_path = arg + 5;
         break;
     case OPT_STATE_DIR: o->state_dir = arg; break;
     case OPT_IDLE_EXIT:
         r = parse_duration_ms(arg, &value);
-        if (r == 0) o->idle_exit_ms = (int64_t)value;
+        if (r == 0)
+            o->idle_exit_ms = (int64_t)value;
         break;
     case OPT_READY_FD:
         r = parse_u64(arg, 0, 1 << 20, &value);
-        if (r == 0) o->ready_fd = (int)value;
+        if (r == 0)
+            o->ready_fd = (int)value;
         break;
     case OPT_JOBS: r = parse_u64(arg, 1, 1000000, &o->history_jobs); break;
     case OPT_AGE: r = parse_duration_ms(arg, &o->history_ms); break;
@@ -83,7 +101,8 @@ static int option_apply(struct coordinator_options *o, int opt, const char *arg)
     return r;
 }
 
-int options_parse(int argc, char **argv, struct coordinator_options *ret_options, struct accel_error *err)
+int options_parse(int argc, char **argv, struct coordinator_options *ret_options,
+                  struct accel_error *err)
 {
     struct coordinator_options o = {.ready_fd = -1,
                                     .history_jobs = LIMIT_HISTORY_JOBS,
@@ -94,16 +113,19 @@ int options_parse(int argc, char **argv, struct coordinator_options *ret_options
     opterr = 0;
     while ((opt = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         if (opt == '?' || opt == ':')
-            return error_set(err, ACCEL_EINVAL, "unknown option or missing value: %s\ntry: accel-coordinator --help",
+            return error_set(err, ACCEL_EINVAL,
+                             "unknown option or missing value: %s\ntry: accel-coordinator --help",
                              argv[optind - 1]);
         int r = option_apply(&o, opt, optarg);
         if (r < 0)
             return error_set(err, r, "--%s cannot be '%s'\ntry: accel-coordinator --help",
                              longs[opt - OPT_LISTEN].name, optarg);
     }
-    if (optind < argc) return error_set(err, ACCEL_EINVAL, "unexpected argument '%s'", argv[optind]);
+    if (optind < argc)
+        return error_set(err, ACCEL_EINVAL, "unexpected argument '%s'", argv[optind]);
     if (!o.show_help && !o.show_version && (!o.socket_path || !o.state_dir))
-        return error_set(err, ACCEL_EINVAL, "--listen and --state-dir are needed\ntry: accel-coordinator --help");
+        return error_set(err, ACCEL_EINVAL,
+                         "--listen and --state-dir are needed\ntry: accel-coordinator --help");
     *ret_options = o;
     return 0;
 }

@@ -9,18 +9,19 @@
 #include "common/log.h"
 
 struct coordinator_options {
-    const char *socket_path;  /* from --listen unix:PATH */
+    const char *socket_path; /* from --listen unix:PATH */
     const char *state_dir;
-    int64_t idle_exit_ms;     /* 0: never */
-    int ready_fd;             /* -1: none; "ready\n" is written there when calls are served */
-    uint64_t history_jobs;    /* LIMIT_HISTORY_JOBS */
-    uint64_t history_ms;      /* LIMIT_HISTORY_MS */
+    int64_t idle_exit_ms;  /* 0: never */
+    int ready_fd;          /* -1: none; "ready\n" is written there when calls are served */
+    uint64_t history_jobs; /* LIMIT_HISTORY_JOBS */
+    uint64_t history_ms;   /* LIMIT_HISTORY_MS */
     enum log_level log_level;
     bool show_help, show_version;
 };
 
 /* Strings point into argv. ACCEL_EINVAL with what and what to try. */
-int options_parse(int argc, char **argv, struct coordinator_options *ret_options, struct accel_error *err);
+int options_parse(int argc, char **argv, struct coordinator_options *ret_options,
+                  struct accel_error *err);
 const char *options_help(void);
 
 #endif

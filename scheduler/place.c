@@ -15,8 +15,10 @@ static uint32_t count_devices(const struct node *n, uint32_t kind, bool only_fre
 
     for (size_t i = 0; i < n->device_count; i++) {
         const struct device *d = &n->devices[i];
-        if (d->kind != kind) continue;
-        if (only_free && (d->holder || d->fault)) continue;
+        if (d->kind != kind)
+            continue;
+        if (only_free && (d->holder || d->fault))
+            continue;
         count++;
     }
     return count;
@@ -33,9 +35,11 @@ static struct need need_on(const struct job *j, const struct node *n)
                         : ACCEL__V1__DEVICE_KIND__DEVICE_CPU;
     if (need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU) {
         need.devices = j->gpus_per_node ? j->gpus_per_node : MAX(need.procs, 1u);
-        if (need.procs == 0) need.procs = need.devices;
+        if (need.procs == 0)
+            need.procs = need.devices;
     } else {
-        if (need.procs == 0) need.procs = 1;
+        if (need.procs == 0)
+            need.procs = 1;
         need.devices = need.procs;
     }
     return need;
@@ -65,7 +69,8 @@ static void share_fill(struct share *s, struct node *n, const struct need *need)
     s->devices = xcalloc(need->devices, sizeof(char *));
     for (size_t i = 0; i < n->device_count && s->device_count < need->devices; i++) {
         const struct device *d = &n->devices[i];
-        if (d->kind == need->kind && !d->holder && !d->fault) s->devices[s->device_count++] = xstrdup(d->id);
+        if (d->kind == need->kind && !d->holder && !d->fault)
+            s->devices[s->device_count++] = xstrdup(d->id);
     }
     CHECK(s->device_count == need->devices);
 }
@@ -77,7 +82,8 @@ static void share_take(struct share *s)
     for (size_t k = 0; k < s->device_count; k++) {
         for (size_t i = 0; i < n->device_count; i++) {
             struct device *d = &n->devices[i];
-            if (strcmp(d->id, s->devices[k])) continue;
+            if (strcmp(d->id, s->devices[k]))
+                continue;
             CHECK(!d->holder);
             d->holder = s->attempt;
         }
@@ -90,7 +96,8 @@ void place_take(struct coord *c, struct attempt *a)
 {
     (void)c;
     for (size_t i = 0; i < a->share_count; i++)
-        if (a->shares[i].node && !a->shares[i].ended) share_take(&a->shares[i]);
+        if (a->shares[i].node && !a->shares[i].ended)
+            share_take(&a->shares[i]);
 }
 
 void place_give_back(struct coord *c, struct share *s)
@@ -118,7 +125,8 @@ static void worker_devices(struct attempt *a, const struct share *s)
         struct worker *w = &a->workers[s->first_rank + local];
         size_t first = local * s->device_count / s->local_size;
         size_t last = (local + 1) * s->device_count / s->local_size;
-        if (last == first) last = first + 1; /* more processes than GPUs: they share */
+        if (last == first)
+            last = first + 1; /* more processes than GPUs: they share */
         str_init(&text);
         for (size_t d = first; d < last && d < s->device_count; d++)
             str_addf(&text, "%s%s", text.len ? "," : "", s->devices[d]);
@@ -145,8 +153,10 @@ static struct node *find_node(const struct coord *c, const struct job *j, bool *
 {
     *ret_possible = false;
     for (struct node *n = c->nodes; n; n = n->hh.next) {
-        if (can_carry_now(j, n)) return n;
-        if (could_carry(j, n)) *ret_possible = true;
+        if (can_carry_now(j, n))
+            return n;
+        if (could_carry(j, n))
+            *ret_possible = true;
     }
     return NULL;
 }
@@ -175,8 +185,9 @@ static void say_what_exists(const struct coord *c, char *text, size_t size)
     for (const struct node *n = c->nodes; n && used + 1 < size; n = n->hh.next) {
         uint32_t gpus = count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, false);
         uint32_t cpus = count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_CPU, false);
-        int len = snprintf(text + used, size - used, "%snode %s has %u CPU slots, %u GPUs and %llu MiB of memory",
-                           used ? "; " : "", n->name, cpus, gpus, (unsigned long long)(n->memory_bytes >> 20));
+        int len = snprintf(
+            text + used, size - used, "%snode %s has %u CPU slots, %u GPUs and %llu MiB of memory",
+            used ? "; " : "", n->name, cpus, gpus, (unsigned long long)(n->memory_bytes >> 20));
         used += len > 0 ? (size_t)len : 0;
     }
 }
@@ -187,18 +198,23 @@ int place_feasible(const struct coord *c, const struct job *j, struct accel_erro
     bool any = false;
 
     for (const struct node *n = c->nodes; n; n = n->hh.next) {
-        if (n->state == NODE_LOST) continue;
+        if (n->state == NODE_LOST)
+            continue;
         any = true;
-        if (could_carry(j, n)) return 0;
+        if (could_carry(j, n))
+            return 0;
     }
-    if (!any) return 0;
+    if (!any)
+        return 0;
     struct need need = need_on(j, c->nodes);
     bool gpu = need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
     say_what_exists(c, exists, sizeof(exists));
-    return error_set(err, ACCEL_EINVAL, "no node can run this job: it asks for %u %s%s%s on one node\nwhy: %s\ntry: %s",
-                     need.devices, gpu ? "GPU" : "CPU slot", need.devices == 1 ? "" : "s",
-                     j->memory_bytes ? " and memory" : "", exists,
-                     gpu ? "fewer --gpus, or --devices cpu" : "fewer --procs, or less --mem");
+    return error_set(
+        err, ACCEL_EINVAL,
+        "no node can run this job: it asks for %u %s%s%s on one node\nwhy: %s\ntry: %s",
+        need.devices, gpu ? "GPU" : "CPU slot", need.devices == 1 ? "" : "s",
+        j->memory_bytes ? " and memory" : "", exists,
+        gpu ? "fewer --gpus, or --devices cpu" : "fewer --procs, or less --mem");
 }
 
 void place_say_why(const struct coord *c, const struct job *j, char *text, size_t size)

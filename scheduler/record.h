@@ -33,10 +33,10 @@ struct record_blob {
 
 /* One row of (key, value) pairs in the table meta. */
 struct record_meta {
-    uint64_t era;           /* of the store: random at creation */
-    uint64_t epoch;         /* coordinator starts; persisted before serving */
-    uint64_t seq_reserved;  /* event numbers below this may have been given out */
-    uint64_t job_id_floor;  /* ids below this were used, even if their rows are gone */
+    uint64_t era;          /* of the store: random at creation */
+    uint64_t epoch;        /* coordinator starts; persisted before serving */
+    uint64_t seq_reserved; /* event numbers below this may have been given out */
+    uint64_t job_id_floor; /* ids below this were used, even if their rows are gone */
 };
 /* Environments are shared by the jobs of one shell: kept once, by number. */
 struct record_environment {
@@ -54,9 +54,10 @@ struct record_job {
     int64_t submit_ms, start_ms, end_ms;
     uint64_t submit_seq, end_seq; /* event numbers; 0: not yet */
     const char *command;
-    uint64_t environment_id;      /* 0: none */
+    uint64_t environment_id;       /* 0: none */
     struct record_blob request_id; /* of its Submit; unique */
-    struct record_blob spec;       /* packed JobSpec without env; load may leave it empty for ended jobs */
+    struct record_blob
+        spec; /* packed JobSpec without env; load may leave it empty for ended jobs */
 };
 struct record_attempt {
     uint64_t job_id;
@@ -78,7 +79,7 @@ struct record_worker {
     bool exited;
     int32_t exit_code, signal;
     int64_t start_ms, end_ms;
-    const char *devices;  /* "cpu:0,cpu:1" */
+    const char *devices; /* "cpu:0,cpu:1" */
     const char *error;
     struct record_blob stderr_tail, stdout_path, stderr_path;
 };
@@ -111,7 +112,8 @@ struct record_event {
 
 struct record {
     enum record_table table;
-    bool is_delete; /* only the key fields count; for RECORD_JOB: its attempts, workers and events go too */
+    bool
+        is_delete; /* only the key fields count; for RECORD_JOB: its attempts, workers and events go too */
     union {
         struct record_meta meta;
         struct record_environment environment;

@@ -61,15 +61,18 @@ static void maybe_finish_stop(struct shell *s);
 /* Steps taken while a commit runs share the next one. */
 static void shell_flush(struct shell *s)
 {
-    if (s->committing) return;
+    if (s->committing)
+        return;
     coord_collect(s->core, s->open);
     struct coord_batch *b = s->open;
     if (b->record_count == 0) {
-        if (b->output_count) release_outputs(s, b);
+        if (b->output_count)
+            release_outputs(s, b);
     } else {
         s->committing = b;
         s->open = other_batch(s);
-        s->txn = (struct store_txn){.records = b->records, .count = b->record_count, .epoch = coord_epoch(s->core)};
+        s->txn = (struct store_txn){
+            .records = b->records, .count = b->record_count, .epoch = coord_epoch(s->core)};
         store_thread_commit(s->thread, &s->txn);
     }
     arm_timers(s);
@@ -85,8 +88,9 @@ static void step(struct shell *s, struct coord_event *ev)
     coord_step(s->core, ev, s->open);
 }
 
-static void step_call(struct shell *s, enum rpc_event_type type, uint64_t call, const struct rpc_method *method,
-                      const struct rpc_identity *who, const ProtobufCMessage *msg)
+static void step_call(struct shell *s, enum rpc_event_type type, uint64_t call,
+                      const struct rpc_method *method, const struct rpc_identity *who,
+                      const ProtobufCMessage *msg)
 {
     struct coord_event ev = {.type = COORD_EV_CALL,
                              .method = (enum coord_method)method->id,
@@ -105,7 +109,8 @@ static void defer(struct shell *s, const struct rpc_event *ev)
     size_t len = ev->msg ? protobuf_c_message_get_packed_size(ev->msg) : 0;
 
     if (s->deferred_count >= LIMIT_DEFERRED_MESSAGES && ev->type == RPC_MESSAGE) {
-        rpc_server_end(s->server, ev->call, NULL, 0, ACCEL_EUNAVAIL, "the store cannot write; come back later");
+        rpc_server_end(s->server, ev->call, NULL, 0, ACCEL_EUNAVAIL,
+                       "the store cannot write; come back later");
         return;
     }
     struct deferred *d = xcalloc(1, sizeof(*d) + len + 1);
@@ -115,7 +120,8 @@ static void defer(struct shell *s, const struct rpc_event *ev)
     d->who = *ev->who;
     d->has_msg = ev->msg != NULL;
     d->len = len;
-    if (ev->msg) protobuf_c_message_pack(ev->msg, d->packed);
+    if (ev->msg)
+        protobuf_c_message_pack(ev->msg, d->packed);
     *s->deferred_tail = d;
     s->deferred_tail = &d->next;
     s->deferred_count++;
@@ -130,9 +136,12 @@ static void replay_deferred(struct shell *s)
     s->deferred_count = 0;
     while (d) {
         struct deferred *next = d->next;
-        ProtobufCMessage *msg = d->has_msg ? protobuf_c_message_unpack(d->method->request, NULL, d->len, d->packed) : NULL;
+        ProtobufCMessage *msg =
+            d->has_msg ? protobuf_c_message_unpack(d->method->request, NULL, d->len, d->packed)
+                       : NULL;
         step_call(s, d->type, d->call, d->method, &d->who, msg);
-        if (msg) protobuf_c_message_free_unpacked(msg, NULL);
+        if (msg)
+            protobuf_c_message_free_unpacked(msg, NULL);
         free(d);
         d = next;
     }
@@ -169,9 +178,12 @@ static void on_commit_failing(void *ctx, const struct accel_error *err)
 {
     struct shell *s = ctx;
 
-    if (!s->failing.code) log_error("the store cannot write: %s", err->text);
-    error_set(&s->failing, ACCEL_EUNAVAIL, "the coordinator cannot write its store now: %.300s\ntry: free the cause; what"
-              " was accepted before is kept, and running work goes on", err->text);
+    if (!s->failing.code)
+        log_error("the store cannot write: %s", err->text);
+    error_set(&s->failing, ACCEL_EUNAVAIL,
+              "the coordinator cannot write its store now: %.300s\ntry: free the cause; what"
+              " was accepted before is kept, and running work goes on",
+              err->text);
 }
 
 static void on_stale(void *ctx, const struct accel_error *err)
@@ -212,7 +224,8 @@ static void on_idle(void *ctx, int64_t late_ms)
     struct shell *s = ctx;
 
     (void)late_ms;
-    if (coord_is_idle(s->core) && s->admin_calls == 0) shell_stop(s, "idle");
+    if (coord_is_idle(s->core) && s->admin_calls == 0)
+        shell_stop(s, "idle");
 }
 
 static void on_signal(void *ctx, int signo)
@@ -226,7 +239,8 @@ static uint64_t random_era(void)
 {
     uint64_t era = 0;
 
-    while (era == 0 && getrandom(&era, sizeof(era), 0) != sizeof(era)) continue;
+    while (era == 0 && getrandom(&era, sizeof(era), 0) != sizeof(era))
+        continue;
     return era >> 16 ? era >> 16 : 1; /* 48 bits: exact in every JSON reader */
 }
 
@@ -242,20 +256,24 @@ static int load_core(struct shell *s, struct accel_error *err)
     struct clock_now now = clock_read();
     int r = s->store->ops->load(s->store, load_record, s, err);
 
-    if (r < 0) return error_wrap(err, r, "cannot load the store");
+    if (r < 0)
+        return error_wrap(err, r, "cannot load the store");
     coord_start(s->core, now.mono_ms, now.wall_ms, random_era());
     coord_collect(s->core, s->open);
     struct store_txn txn = {
         .records = s->open->records, .count = s->open->record_count, .epoch = coord_epoch(s->core)};
     r = s->store->ops->commit(s->store, &txn, err);
-    if (r < 0) return error_wrap(err, r, "cannot write the new epoch");
+    if (r < 0)
+        return error_wrap(err, r, "cannot write the new epoch");
     coord_batch_reset(s->open);
     return 0;
 }
 
-int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_options *options, struct accel_error *err)
+int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_options *options,
+               struct accel_error *err)
 {
-    static const struct store_thread_callbacks callbacks = {on_committed, on_commit_failing, on_stale};
+    static const struct store_thread_callbacks callbacks = {on_committed, on_commit_failing,
+                                                            on_stale};
     int r;
 
     *s = (struct shell){.loop = loop, .options = options, .start_wall_ms = clock_wall_ms()};
@@ -268,16 +286,21 @@ int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_option
                                   .history_ms = (int64_t)options->history_ms};
     s->core = coord_create(&config);
     r = store_sqlite_open(options->state_dir, &s->store, err);
-    if (r < 0) return r;
+    if (r < 0)
+        return r;
     r = load_core(s, err);
-    if (r < 0) return r;
+    if (r < 0)
+        return r;
     r = store_thread_start(loop, s->store, &callbacks, s, &s->thread, err);
-    if (r < 0) return r;
+    if (r < 0)
+        return r;
     uv_check_init(loop, &s->check);
     s->check.data = s;
     r = loop_timer_init(loop, &s->deadline, on_deadline, s);
-    if (r == 0) r = loop_timer_init(loop, &s->idle, on_idle, s);
-    if (r == 0) r = loop_signals_init(loop, &s->signals, on_signal, s);
+    if (r == 0)
+        r = loop_timer_init(loop, &s->idle, on_idle, s);
+    if (r == 0)
+        r = loop_signals_init(loop, &s->signals, on_signal, s);
     return r < 0 ? error_set(err, r, "cannot set up the event loop") : 0;
 }
 
@@ -285,7 +308,8 @@ int shell_serve(struct shell *s, int listen_fd, struct accel_error *err)
 {
     int r = rpc_local_server_create(s->loop, listen_fd, api_service(s), &s->server, err);
 
-    if (r < 0) return r;
+    if (r < 0)
+        return r;
     uv_check_start(&s->check, on_check);
     arm_timers(s);
     return 0;
@@ -314,15 +338,18 @@ static void on_server_stopped(void *ctx)
 /* The server goes when nothing is left to be committed or said; a store that cannot write is not waited for. */
 static void maybe_finish_stop(struct shell *s)
 {
-    if (!s->is_stopping || s->is_flushed) return;
-    if (s->committing && !s->failing.code) return;
+    if (!s->is_stopping || s->is_flushed)
+        return;
+    if (s->committing && !s->failing.code)
+        return;
     s->is_flushed = true;
     rpc_server_stop(s->server, on_server_stopped, s);
 }
 
 void shell_stop(struct shell *s, const char *why)
 {
-    if (s->is_stopping) return;
+    if (s->is_stopping)
+        return;
     log_info("stopping: %s", why);
     s->is_stopping = true;
     /* The name goes first: who comes now starts a successor, which waits for our lock. */
@@ -336,7 +363,8 @@ void shell_stop(struct shell *s, const char *why)
 
 void shell_done(struct shell *s)
 {
-    if (s->store && !s->thread) s->store->ops->close(s->store);
+    if (s->store && !s->thread)
+        s->store->ops->close(s->store);
     while (s->deferred_head) {
         struct deferred *d = s->deferred_head;
         s->deferred_head = d->next;

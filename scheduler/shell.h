@@ -23,18 +23,18 @@ struct shell {
     uv_loop_t *loop;
     const struct coordinator_options *options;
     struct coord *core;
-    struct store *store;            /* owned by `thread` once that runs */
+    struct store *store; /* owned by `thread` once that runs */
     struct store_thread *thread;
     struct rpc_server *server;
     struct coord_batch batches[2];
     struct coord_batch *open;       /* collects the outputs of steps */
     struct coord_batch *committing; /* NULL: no commit runs */
     struct store_txn txn;
-    uv_check_t check;               /* after the sockets of one turn were read: flush */
-    struct loop_timer deadline;     /* of the core */
+    uv_check_t check;           /* after the sockets of one turn were read: flush */
+    struct loop_timer deadline; /* of the core */
     struct loop_timer idle;
     struct loop_signals signals;
-    struct accel_error failing;     /* code != 0: the store cannot write */
+    struct accel_error failing; /* code != 0: the store cannot write */
     struct deferred *deferred_head, **deferred_tail;
     uint32_t deferred_count, admin_calls;
     int64_t start_wall_ms;
@@ -43,7 +43,8 @@ struct shell {
 };
 
 /* Opens the store, loads the core, commits the new epoch. Blocking. */
-int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_options *options, struct accel_error *err);
+int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_options *options,
+               struct accel_error *err);
 /* Serves calls on the listening socket, which it then owns. */
 int shell_serve(struct shell *s, int listen_fd, struct accel_error *err);
 /* Planned end: no new connections, the running commit finishes, outputs leave, the store is closed; then the loop ends. */

@@ -5,11 +5,14 @@
  */
 #include "scheduler/coord_internal.h"
 
-static int check_string(const char *what, size_t index, const ProtobufCBinaryData *b, struct accel_error *err)
+static int check_string(const char *what, size_t index, const ProtobufCBinaryData *b,
+                        struct accel_error *err)
 {
     if (b->len >= LIMIT_ARG_BYTES)
-        return error_set(err, ACCEL_EINVAL, "%s %zu is %zu bytes long\nwhy: the kernel takes at most %d\n"
-                         "try: pass it in a file", what, index, b->len, LIMIT_ARG_BYTES - 1);
+        return error_set(err, ACCEL_EINVAL,
+                         "%s %zu is %zu bytes long\nwhy: the kernel takes at most %d\n"
+                         "try: pass it in a file",
+                         what, index, b->len, LIMIT_ARG_BYTES - 1);
     if (memchr(b->data, 0, b->len))
         return error_set(err, ACCEL_EINVAL, "%s %zu holds a NUL byte", what, index);
     return 0;
@@ -24,12 +27,13 @@ static int check_env(const Accel__V1__JobSpec *spec, struct accel_error *err)
             return error_set(err, ACCEL_EINVAL, "environment entry %zu is not NAME=VALUE", i);
         int name_len = (int)MIN(eq - (const char *)b->data, 64);
         if (b->len >= LIMIT_ARG_BYTES)
-            return error_set(err, ACCEL_EINVAL, "environment variable %.*s is %zu bytes long\nwhy: the kernel takes at"
-                             " most %d\ntry: unset it, or pass it in a file", name_len, (const char *)b->data, b->len,
-                             LIMIT_ARG_BYTES - 1);
+            return error_set(err, ACCEL_EINVAL,
+                             "environment variable %.*s is %zu bytes long\nwhy: the kernel takes at"
+                             " most %d\ntry: unset it, or pass it in a file",
+                             name_len, (const char *)b->data, b->len, LIMIT_ARG_BYTES - 1);
         if (memchr(b->data, 0, b->len))
-            return error_set(err, ACCEL_EINVAL, "environment variable %.*s holds a NUL byte", name_len,
-                             (const char *)b->data);
+            return error_set(err, ACCEL_EINVAL, "environment variable %.*s holds a NUL byte",
+                             name_len, (const char *)b->data);
     }
     return 0;
 }
@@ -39,22 +43,28 @@ static int check_numbers(const Accel__V1__JobSpec *s, struct accel_error *err)
     uint32_t procs = s->procs_per_node, gpus = s->gpus_per_node;
 
     if (s->nodes > 1)
-        return error_set(err, ACCEL_EUNIMPL, "a job over %u nodes is not supported yet\ntry: --nodes 1", s->nodes);
+        return error_set(err, ACCEL_EUNIMPL,
+                         "a job over %u nodes is not supported yet\ntry: --nodes 1", s->nodes);
     if (procs > LIMIT_PROCS_PER_NODE)
         return error_set(err, ACCEL_EINVAL, "%u processes on one node\nwhy: the limit is %u", procs,
                          LIMIT_PROCS_PER_NODE);
     if (gpus > LIMIT_PROCS_PER_NODE)
-        return error_set(err, ACCEL_EINVAL, "%u GPUs on one node\nwhy: the limit is %u", gpus, LIMIT_PROCS_PER_NODE);
+        return error_set(err, ACCEL_EINVAL, "%u GPUs on one node\nwhy: the limit is %u", gpus,
+                         LIMIT_PROCS_PER_NODE);
     if (gpus && s->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU)
-        return error_set(err, ACCEL_EINVAL, "GPUs asked for a job on CPUs\ntry: --devices gpu, or no --gpus");
+        return error_set(err, ACCEL_EINVAL,
+                         "GPUs asked for a job on CPUs\ntry: --devices gpu, or no --gpus");
     if (gpus && procs && gpus % procs && procs % gpus)
-        return error_set(err, ACCEL_EINVAL, "%u GPUs cannot be split evenly over %u processes", gpus, procs);
+        return error_set(err, ACCEL_EINVAL, "%u GPUs cannot be split evenly over %u processes",
+                         gpus, procs);
     if (s->max_restarts > LIMIT_RESTARTS)
-        return error_set(err, ACCEL_EINVAL, "%u restarts\nwhy: the limit is %u", s->max_restarts, LIMIT_RESTARTS);
+        return error_set(err, ACCEL_EINVAL, "%u restarts\nwhy: the limit is %u", s->max_restarts,
+                         LIMIT_RESTARTS);
     if ((uint32_t)s->device_kind > ACCEL__V1__DEVICE_KIND__DEVICE_GPU)
         return error_set(err, ACCEL_EINVAL, "unknown device kind %d", (int)s->device_kind);
     if (s->time_limit_ms > INT64_MAX / 4 || s->stop_grace_ms > INT64_MAX / 4)
-        return error_set(err, ACCEL_EINVAL, "a time of %llu ms", (unsigned long long)s->time_limit_ms);
+        return error_set(err, ACCEL_EINVAL, "a time of %llu ms",
+                         (unsigned long long)s->time_limit_ms);
     return 0;
 }
 
@@ -63,25 +73,33 @@ int spec_validate(const Accel__V1__JobSpec *s, struct accel_error *err)
     int r;
 
     if (s->name[0] && !is_valid_name(s->name))
-        return error_set(err, ACCEL_EINVAL, "'%.80s' cannot be a job's name\ntry: letters, digits, '.', '_' and '-', at"
-                         " most %d", s->name, LIMIT_NAME_BYTES);
-    if (s->n_argv == 0 || s->argv[0].len == 0) return error_set(err, ACCEL_EINVAL, "the job has no program");
+        return error_set(
+            err, ACCEL_EINVAL,
+            "'%.80s' cannot be a job's name\ntry: letters, digits, '.', '_' and '-', at"
+            " most %d",
+            s->name, LIMIT_NAME_BYTES);
+    if (s->n_argv == 0 || s->argv[0].len == 0)
+        return error_set(err, ACCEL_EINVAL, "the job has no program");
     if (!memchr(s->argv[0].data, '/', s->argv[0].len))
         return error_set(err, ACCEL_EINVAL, "the program is not a path");
     if (s->cwd.len == 0 || s->cwd.data[0] != '/')
         return error_set(err, ACCEL_EINVAL, "the working directory is not an absolute path");
     for (size_t i = 0; i < s->n_argv; i++) {
         r = check_string("argument", i, &s->argv[i], err);
-        if (r < 0) return r;
+        if (r < 0)
+            return r;
     }
     r = check_string("working directory", 0, &s->cwd, err);
-    if (r < 0) return r;
+    if (r < 0)
+        return r;
     r = check_string("output pattern", 0, &s->output_pattern, err);
-    if (r < 0) return r;
+    if (r < 0)
+        return r;
     if (s->output_pattern.len && s->output_pattern.data[0] != '/')
         return error_set(err, ACCEL_EINVAL, "the output pattern is not an absolute path");
     r = check_env(s, err);
-    if (r < 0) return r;
+    if (r < 0)
+        return r;
     return check_numbers(s, err);
 }
 
@@ -91,12 +109,15 @@ char *spec_command_text(const Accel__V1__JobSpec *spec)
 
     str_init(&s);
     for (size_t i = 0; i < spec->n_argv && s.len <= LIMIT_COMMAND_TEXT_BYTES; i++) {
-        if (i) str_addc(&s, ' ');
-        str_add_shell_quoted(&s, spec->argv[i].data, MIN(spec->argv[i].len, (size_t)LIMIT_COMMAND_TEXT_BYTES));
+        if (i)
+            str_addc(&s, ' ');
+        str_add_shell_quoted(&s, spec->argv[i].data,
+                             MIN(spec->argv[i].len, (size_t)LIMIT_COMMAND_TEXT_BYTES));
     }
     if (s.len > LIMIT_COMMAND_TEXT_BYTES) {
         size_t cut = LIMIT_COMMAND_TEXT_BYTES - 3;
-        while (cut > 0 && ((unsigned char)s.data[cut] & 0xc0) == 0x80) cut--; /* not inside a UTF-8 character */
+        while (cut > 0 && ((unsigned char)s.data[cut] & 0xc0) == 0x80)
+            cut--; /* not inside a UTF-8 character */
         s.len = cut;
         s.data[cut] = 0;
         str_adds(&s, "...");
@@ -123,12 +144,14 @@ static void default_name(struct job *j, const Accel__V1__JobSpec *spec)
     const uint8_t *base = b->len ? memrchr(b->data, '/', b->len) : NULL;
     const uint8_t *p = base ? base + 1 : b->data;
     for (const uint8_t *end = b->data + b->len; p < end && len < LIMIT_NAME_BYTES; p++) {
-        bool ok = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
-                  (len && (*p == '.' || *p == '_' || *p == '-'));
-        if (ok) name[len++] = (char)*p;
+        bool ok = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
+                  (*p >= '0' && *p <= '9') || (len && (*p == '.' || *p == '_' || *p == '-'));
+        if (ok)
+            name[len++] = (char)*p;
     }
     name[len] = 0;
-    if (len > 3 && !strcmp(name + len - 3, ".py")) name[len - 3] = 0;
+    if (len > 3 && !strcmp(name + len - 3, ".py"))
+        name[len - 3] = 0;
     j->name = xstrdup(len ? name : "job");
 }
 
@@ -143,7 +166,8 @@ void spec_to_job(struct coord *c, struct job *j, const Accel__V1__JobSpec *spec)
         default_name(j, spec);
     j->command = spec_command_text(spec);
     j->device_kind = (uint8_t)spec->device_kind;
-    if (spec->gpus_per_node) j->device_kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+    if (spec->gpus_per_node)
+        j->device_kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
     j->nodes = 1;
     j->procs_per_node = spec->procs_per_node;
     j->gpus_per_node = spec->gpus_per_node;

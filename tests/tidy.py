@@ -285,7 +285,7 @@ PURE_MUST = ["scheduler/coord.c", "agentd/agent.c"]  # without these the rule wo
 IMPURE_HEADERS = re.compile(
     r"^(unistd|time|fcntl|signal|poll|pthread|threads|semaphore|sched|dirent|pwd|grp|netdb|ifaddrs"
     r"|dlfcn|spawn|termios|syslog|locale|mqueue|aio|utime|uv|sqlite3|libpq-fe|seccomp)\.h$"
-    r"|^(sys|net|netinet|arpa|linux|grpc|uv)/")
+    r"|^(sys(?!/queue\.h)|net|netinet|arpa|linux|grpc|uv)/")  # sys/queue.h is macros only
 # What makes a header of ours a shell's header even where it includes nothing telling itself.
 IMPURE_OURS = re.compile(r"^common/(loop|clock|log|path|rpc\w*)\.h$")
 # Reached through our own headers only these count: types (sys/types.h) may come along in base.h.
