@@ -93,8 +93,8 @@ void agent_on_start(struct agent *a, const struct agent_event *ev, struct agent_
 void agent_on_stop(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
 void agent_on_signal(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
 void agent_on_forget(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
-/* A session was welcomed and the unacknowledged reports are out: stops every live attempt of another
- * era, and tells again what runs, so that a new coordinator learns the pids. */
+/* A session was welcomed and the unacknowledged reports are out: stops every live attempt of
+ * another era, and tells again what runs, so that a new coordinator learns the pids. */
 void agent_on_welcomed(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
 
 /* --- agent_session.c --- */

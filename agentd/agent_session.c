@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The session with the coordinator as the agent sees it, and the reports that outlive sessions: sent
- * at once, kept until acknowledged, resent in order with fresh ages. Neighbours: agent.c, which
- * obeys the commands. It must not decide about attempts.
+ * The session with the coordinator as the agent sees it, and the reports that outlive sessions:
+ * sent at once, kept until acknowledged, resent in order with fresh ages. Neighbours: agent.c,
+ * which obeys the commands. It must not decide about attempts.
  */
 #include <inttypes.h>
 #include <string.h>

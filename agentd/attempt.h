@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * attempt.h - how an attempt is named on this node, and what is found of one that an earlier acceld left. Types only, apart
- * from launcher.h so that the pure core reaches no libuv.
+ * attempt.h - how an attempt is named on this node, and what is found of one that an earlier acceld
+ * left. Types only, apart from launcher.h so that the pure core reaches no libuv.
  */
 #ifndef ACCEL_AGENTD_ATTEMPT_H
 #define ACCEL_AGENTD_ATTEMPT_H
@@ -14,7 +14,8 @@ struct attempt_id {
     uint32_t attempt;
 };
 
-/* One attempts/JOB.N that is live, or ended and not yet acknowledged. Everything is borrowed during the call. */
+/* One attempts/JOB.N that is live, or ended and not yet acknowledged. Everything is borrowed
+ * during the call. */
 struct launcher_found {
     struct attempt_id id;
     uint64_t era;

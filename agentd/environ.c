@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a worker finds in its environment, in all the forms that unmodified scripts look for, and the
- * AttemptSpec around it. Pure: a Start and facts of the node in, a spec out. Neighbours: shell.c,
- * which leases the ports and launches; the shim, which lays a rank's list over the common one.
- * Names and exact forms: facts/worker-environment.md.
+ * What a worker finds in its environment, in all the forms that unmodified scripts look for, and
+ * the AttemptSpec around it. Pure: a Start and facts of the node in, a spec out. Neighbours:
+ * shell.c, which leases the ports and launches; the shim, which lays a rank's list over the common
+ * one. Names and exact forms: facts/worker-environment.md.
  */
 #include <inttypes.h>
 #include <limits.h>
@@ -217,7 +217,8 @@ struct gpus {
     struct str visible; /* what CUDA_VISIBLE_DEVICES carries */
 };
 
-/* The GPUs among the attempt's devices; the claims that the shim holds for them go into the spec. */
+/* The GPUs among the attempt's devices; the claims that the shim holds for them go into the
+ * spec. */
 static int collect_gpus(const struct environ_input *in, struct arena *a, struct gpus *gpus,
                         Accel__V1__AttemptSpec *spec, struct accel_error *err)
 {

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * uplink.h - acceld's session with the coordinator over any rpc channel: connects (unix:PATH now), reconnects (at once after a loss, then
- * 50 ms doubling to 1 s with jitter, and at once when the socket file appears: inotify on its directory), opens Agent.Session,
- * passes messages. Decides nothing else.
+ * uplink.h - acceld's session with the coordinator over any rpc channel: connects (unix:PATH now),
+ * reconnects, opens Agent.Session, passes messages. Decides nothing else.
+ *
+ * After a session that had been answered: at once; else after 50 ms doubling to 1 s with jitter;
+ * and at once when the socket file appears (inotify on its directory; its listener may be a moment
+ * later than the file, so the back-off starts at 1 ms then). Loop's thread; connecting does not
+ * block on local sockets. Callbacks come from the loop only.
  */
 #ifndef ACCEL_AGENTD_UPLINK_H
 #define ACCEL_AGENTD_UPLINK_H
@@ -16,12 +20,15 @@ struct uplink;
 struct uplink_callbacks {
     void (*on_open)(void *ctx);
     void (*on_down)(void *ctx, const Accel__V1__CoordDown *msg);
+    /* Once per on_open, except after uplink_reset() and uplink_destroy(). */
     void (*on_lost)(void *ctx, const char *why);
 };
-int uplink_create(uv_loop_t *loop, const char *address, const struct uplink_callbacks *cb, void *ctx,
-                  struct uplink **ret_uplink, struct accel_error *err);
+/* ACCEL_EINVAL: an address of no known kind. A coordinator that is not there yet is no error. */
+int uplink_create(uv_loop_t *loop, const char *address, const struct uplink_callbacks *cb,
+                  void *ctx, struct uplink **ret_uplink, struct accel_error *err);
 void uplink_send(struct uplink *u, const void *packed, size_t len); /* ignored without a session */
-void uplink_reset(struct uplink *u);                                /* closes the session; reconnects with back-off */
+void uplink_reset(struct uplink *u); /* closes the session; reconnects with back-off */
+/* Closes, frees u, then calls on_closed from the loop. */
 void uplink_destroy(struct uplink *u, void (*on_closed)(void *), void *ctx);
 
 #endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * acceld, a contents page: what is made in which order, and taken down in the reverse. Neighbours:
+ * options.c, state.c, shell.c. Nothing is decided here.
+ */
+#include <stdio.h>
+
+#include "agentd/launcher.h"
+#include "agentd/options.h"
+#include "agentd/shell.h"
+#include "agentd/state.h"
+#include "common/log.h"
+#include "common/loop.h"
+
+struct daemon {
+    struct acceld_options options;
+    struct state state;
+    uv_loop_t loop;
+    struct loop_signals signals;
+    struct shell *shell;
+    int status;
+};
+
+static void stop(struct daemon *d, int status)
+{
+    if (!d->shell)
+        return;
+    d->status = status;
+    shell_destroy(d->shell); /* the loop ends with its last handle */
+    d->shell = NULL;
+    loop_signals_close(&d->signals);
+}
+
+static void on_shell_end(void *ctx, int status)
+{
+    stop(ctx, status);
+}
+
+static void on_stop_signal(void *ctx, int signo)
+{
+    log_info("signal %d: ending; workers run on", signo);
+    stop(ctx, 0);
+}
+
+/* accel-spawn first: it is forked while this process has one thread and no loop. */
+static int make_shell(struct daemon *d, int spawn_fd, const char *isolation,
+                      struct accel_error *err)
+{
+    struct shell_config config = {
+        .loop = &d->loop,
+        .state = &d->state,
+        .coordinator = d->options.coordinator,
+        .node_name = d->options.node_name,
+        .isolation = isolation,
+        .devices = d->options.devices,
+        .device_count = d->options.device_count,
+        .idle_exit_ms = d->options.idle_exit_ms,
+        .ready_fd = d->options.ready_fd,
+        .spawn_fd = spawn_fd,
+    };
+    int r = loop_signals_init(&d->loop, &d->signals, on_stop_signal, d);
+    if (r < 0)
+        return error_set(err, r, "signals cannot be watched");
+    r = shell_create(&config, on_shell_end, d, &d->shell, err);
+    if (r < 0)
+        loop_signals_close(&d->signals);
+    return r;
+}
+
+static int run(struct daemon *d, struct accel_error *err)
+{
+    char isolation[16];
+    int spawn_fd;
+    int r = state_open(&d->state, d->options.state_dir, err);
+    if (r < 0)
+        return r;
+    r = launcher_exec_start_spawn(d->options.spawn_path, d->state.attempts_dir, &spawn_fd,
+                                  isolation, err);
+    if (r == 0) {
+        CHECK(uv_loop_init(&d->loop) == 0);
+        r = make_shell(d, spawn_fd, isolation, err);
+        uv_run(&d->loop, UV_RUN_DEFAULT);
+        CHECK(uv_loop_close(&d->loop) == 0);
+    }
+    state_close(&d->state);
+    return r;
+}
+
+int main(int argc, char **argv)
+{
+    static struct daemon d; /* paths make it large */
+    struct accel_error err = {0};
+    loop_daemon_prepare();
+    int r = acceld_options_parse(argc, argv, &d.options, &err);
+    if (r > 0)
+        return fflush(stdout) == 0 ? 0 : 1;
+    log_init("acceld", d.options.log_level);
+    if (r == 0)
+        r = run(&d, &err);
+    if (r < 0)
+        log_error("%s", err.text);
+    return r < 0 ? (r == ACCEL_EINVAL ? 2 : 1) : d.status;
+}

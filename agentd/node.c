@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What acceld says of its node. Neighbours: device*.c, shell.c. It must not decide what the devices
+ * are used for.
+ */
+#include "agentd/node.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/limits.h"
+#include "common/path.h"
+#include "common/str.h"
+
+#define SOURCES_MAX 16u /* of one node */
+
+struct node {
+    struct node_config config;
+    void (*on_change)(void *ctx);
+    void *ctx;
+    struct device_source *sources[SOURCES_MAX];
+    size_t source_count;
+    struct arena arena; /* of the description */
+    Accel__V1__Node *description;
+};
+
+static void on_source_change(void *ctx)
+{
+    struct node *n = ctx;
+    n->on_change(n->ctx);
+}
+
+static int add_source(struct node *n, const char *text, struct accel_error *err)
+{
+    struct device_source **slot = &n->sources[n->source_count];
+    uint64_t slots = 0;
+    int r = 0;
+    if (n->source_count == SOURCES_MAX)
+        return error_set(err, ACCEL_EFULL, "--devices: more than %u sources", SOURCES_MAX);
+    if (strncmp(text, "fake:", 5) == 0) {
+        r = device_fake_create(n->config.loop, text + 5, on_source_change, n, slot, err);
+    } else if (strcmp(text, "cpu") == 0) {
+        *slot = device_cpu_create(0);
+    } else if (strncmp(text, "cpu:", 4) == 0 &&
+               parse_u64(text + 4, 1, DEVICE_COUNT_MAX, &slots) == 0) {
+        *slot = device_cpu_create((uint32_t)slots);
+    } else {
+        return error_set(err, ACCEL_EINVAL, "--devices %s: none of cpu, cpu:N (1 to %u), fake:FILE",
+                         text, DEVICE_COUNT_MAX);
+    }
+    if (r == 0)
+        n->source_count++;
+    return r;
+}
+
+int node_refresh(struct node *n, struct accel_error *err)
+{
+    struct arena arena;
+    Accel__V1__Device **devices;
+    size_t count;
+    arena_init(&arena);
+    int r = device_list_all(n->sources, n->source_count, &arena, &devices, &count, err);
+    if (r < 0) {
+        arena_done(&arena);
+        return r;
+    }
+    Accel__V1__Node *d = ARENA_NEW(&arena, Accel__V1__Node);
+    accel__v1__node__init(d);
+    d->name = (char *)n->config.name;
+    d->address = (char *)n->config.address;
+    d->isolation = (char *)n->config.isolation;
+    d->version = ACCEL_VERSION;
+    d->incarnation = n->config.incarnation;
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    d->cpus = cpus > 0 ? (uint32_t)cpus : 1;
+    d->memory_bytes = uv_get_total_memory();
+    d->devices = devices;
+    d->n_devices = count;
+    arena_done(&n->arena);
+    n->arena = arena;
+    n->description = d;
+    return 0;
+}
+
+const Accel__V1__Node *node_description(const struct node *n)
+{
+    return n->description;
+}
+
+int node_create(const struct node_config *config, void (*on_change)(void *), void *ctx,
+                struct node **ret_node, struct accel_error *err)
+{
+    struct node *n = xcalloc(1, sizeof(*n));
+    int r = 0;
+    n->config = *config;
+    n->on_change = on_change;
+    n->ctx = ctx;
+    arena_init(&n->arena);
+    for (size_t i = 0; r == 0 && i < config->device_count; i++)
+        r = add_source(n, config->devices[i], err);
+    if (r == 0)
+        r = node_refresh(n, err);
+    if (r < 0) {
+        node_destroy(n);
+        return r;
+    }
+    *ret_node = n;
+    return 0;
+}
+
+void node_destroy(struct node *n)
+{
+    if (!n)
+        return;
+    for (size_t i = 0; i < n->source_count; i++)
+        n->sources[i]->ops->destroy(n->sources[i]);
+    arena_done(&n->arena);
+    free(n);
+}
+
+void node_machine_id(char *buf, size_t size)
+{
+    AUTO_FREE char *text = NULL;
+    size_t len;
+    buf[0] = 0;
+    if (path_read_all(AT_FDCWD, "/etc/machine-id", 4096, &text, &len, NULL) < 0)
+        return;
+    text[strcspn(text, "\n")] = 0;
+    str_copy(buf, size, text);
+}

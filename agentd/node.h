@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * node.h - the description of this node as it goes up in Hello, and the device sources behind it.
+ */
+#ifndef ACCEL_AGENTD_NODE_H
+#define ACCEL_AGENTD_NODE_H
+
+#include "agentd/device.h"
+
+struct node;
+struct node_config { /* borrowed until node_destroy */
+    uv_loop_t *loop;
+    const char *name, *address, *isolation;
+    const char *const *devices; /* "cpu[:N]" or "fake:FILE" */
+    size_t device_count;
+    uint64_t incarnation;
+};
+/* on_change: the devices may have changed; from the loop. Reads them once, so a fake file with
+ * errors is refused here. */
+int node_create(const struct node_config *config, void (*on_change)(void *), void *ctx,
+                struct node **ret_node, struct accel_error *err);
+/* Lists the devices again. On failure the last description stays. */
+int node_refresh(struct node *n, struct accel_error *err);
+/* Valid until the next node_refresh that succeeds. */
+const Accel__V1__Node *node_description(const struct node *n);
+void node_destroy(struct node *n); /* handles close on the loop's next turn */
+/* /etc/machine-id, "" if there is none; size >= 40. */
+void node_machine_id(char *buf, size_t size);
+
+#endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * options.h - the command line of acceld.
+ */
+#ifndef ACCEL_AGENTD_OPTIONS_H
+#define ACCEL_AGENTD_OPTIONS_H
+
+#include <limits.h>
+
+#include "common/error.h"
+#include "common/log.h"
+
+#define OPTIONS_DEVICES_MAX 16u /* --devices given this often; more is an error */
+
+struct acceld_options {
+    char coordinator[PATH_MAX + 8]; /* "unix:/PATH" */
+    char state_dir[PATH_MAX];       /* absolute */
+    char node_name[65];
+    const char *devices[OPTIONS_DEVICES_MAX]; /* "cpu[:N]" or "fake:FILE"; of argv */
+    size_t device_count;
+    const char *spawn_path; /* NULL: beside acceld, else in PATH */
+    int64_t idle_exit_ms;   /* 0: never */
+    int ready_fd;           /* -1: none */
+    enum log_level log_level;
+};
+/* 0: go on; 1: --help or --version was answered on stdout; negative: err says what is wrong. */
+int acceld_options_parse(int argc, char **argv, struct acceld_options *ret_options,
+                         struct accel_error *err);
+
+#endif

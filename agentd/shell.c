@@ -1,0 +1,573 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Callbacks in, events to the core, actions out: in their order, each step's before the next event.
+ * Neighbours: agent.h (decides), uplink.h, launcher.h, output.h, port.h, node.h (do). It must not
+ * decide anything about attempts.
+ */
+#include "agentd/shell.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define uthash_fatal(msg) base_check_failed(msg, __FILE__, __LINE__)
+#include <uthash.h>
+
+#include "agentd/agent.h"
+#include "agentd/launcher.h"
+#include "agentd/node.h"
+#include "agentd/output.h"
+#include "agentd/port.h"
+#include "agentd/uplink.h"
+#include "common/clock.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/loop.h"
+
+#define LOCAL_ADDRESS "127.0.0.1" /* one host: nothing else is dialled */
+#define LOCAL_IFNAME  "lo"
+
+struct held_key { /* without padding: hashed as bytes */
+    uint64_t job_id, attempt;
+};
+/* What the shell holds for a live attempt. */
+struct held {
+    struct held_key key;
+    uint32_t master_port, pet_port;
+    bool is_alone;  /* on this node only: when it is gone, nobody knows its ports */
+    bool has_input; /* an Input waits for its answer */
+    uint64_t input_id;
+    UT_hash_handle hh;
+};
+
+struct refusal { /* a launch that failed at once: an event for the next step */
+    struct attempt_id id;
+    char text[LIMIT_REASON_BYTES];
+    struct refusal *next;
+};
+
+struct shell {
+    struct shell_config config;
+    void (*on_end)(void *ctx, int status);
+    void *ctx;
+    struct agent *core;
+    struct agent_actions actions;
+    bool is_stepping, is_ending;
+    struct refusal *refusals;
+    struct held *held;
+    struct node *node;
+    struct launcher *launcher;
+    struct output *output;
+    struct port_pool *ports;
+    struct uplink *uplink;
+    struct loop_timer timer;
+    unsigned open_parts; /* uplink, launcher, timer: freed when none is left */
+};
+
+static void end(struct shell *s, int status)
+{
+    if (s->is_ending)
+        return;
+    s->is_ending = true;
+    s->on_end(s->ctx, status);
+}
+
+/* ---- what is held for attempts ---- */
+
+static struct held *find_held(const struct shell *s, struct attempt_id id)
+{
+    struct held_key key = {id.job_id, id.attempt};
+    struct held *h = NULL;
+    HASH_FIND(hh, s->held, &key, sizeof(key), h);
+    return h;
+}
+
+static struct held *add_held(struct shell *s, struct attempt_id id)
+{
+    struct held *h = xcalloc(1, sizeof(*h));
+    h->key = (struct held_key){id.job_id, id.attempt};
+    HASH_ADD(hh, s->held, key, sizeof(h->key), h);
+    output_on_live(s->output, id);
+    return h;
+}
+
+static void send_input_done(struct shell *s, uint64_t id, bool closed, int code, const char *text)
+{
+    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
+    Accel__V1__InputDone done = ACCEL__V1__INPUT_DONE__INIT;
+    Accel__V1__InputReply reply = ACCEL__V1__INPUT_REPLY__INIT;
+    uint8_t packed[512];
+    reply.closed = closed;
+    done.id = id;
+    done.code = accel_error_to_grpc(code);
+    done.text = (char *)text;
+    done.reply = code == 0 ? &reply : NULL;
+    up.body_case = ACCEL__V1__AGENT_UP__BODY_INPUT_DONE;
+    up.input_done = &done;
+    CHECK(accel__v1__agent_up__get_packed_size(&up) <= sizeof(packed));
+    uplink_send(s->uplink, packed, accel__v1__agent_up__pack(&up, packed));
+}
+
+/* Everything of the attempt is over, and was so before anybody is told. */
+static void drop_held(struct shell *s, struct attempt_id id)
+{
+    struct held *h = find_held(s, id);
+    if (!h)
+        return;
+    output_on_gone(s->output, id);
+    if (h->has_input)
+        send_input_done(s, h->input_id, true, 0, "");
+    port_pool_release(s->ports, h->master_port, clock_mono_ms(), h->is_alone);
+    port_pool_release(s->ports, h->pet_port, clock_mono_ms(), h->is_alone);
+    HASH_DEL(s->held, h);
+    free(h);
+}
+
+static void forget_inputs(struct shell *s) /* the session that asked is gone */
+{
+    for (struct held *h = s->held; h; h = h->hh.next)
+        h->has_input = false;
+}
+
+/* ---- actions ---- */
+
+static int lease_ports(struct shell *s, struct held *h, struct accel_error *err)
+{
+    int64_t now_ms = clock_mono_ms();
+    int r = port_pool_lease(s->ports, now_ms, &h->master_port, err);
+    if (r == 0)
+        r = port_pool_lease(s->ports, now_ms, &h->pet_port, err);
+    return r;
+}
+
+static int launch(struct shell *s, struct agent_action *act, struct held *h,
+                  struct accel_error *err)
+{
+    const Accel__V1__Start *start = act->start;
+    const Accel__V1__Node *node = node_description(s->node);
+    Accel__V1__AttemptSpec *spec;
+    int r = lease_ports(s, h, err);
+    if (r < 0)
+        return r;
+    struct environ_input in = {
+        .start = start,
+        .devices = (const Accel__V1__Device *const *)node->devices,
+        .device_count = node->n_devices,
+        .master_addr = start->master_addr[0] ? start->master_addr : LOCAL_ADDRESS,
+        .ifname = LOCAL_IFNAME,
+        .node_name = s->config.node_name,
+        .master_port = h->master_port,
+        .pet_port = h->pet_port,
+        .incarnation = s->config.state->incarnation,
+        .attempts_dir = s->config.state->attempts_dir,
+        .wall_ms = clock_wall_ms(),
+    };
+    r = environ_build(&in, &s->actions.arena, &spec, err);
+    if (r < 0)
+        return r;
+    return s->launcher->ops->launch(s->launcher, spec, err);
+}
+
+static void do_launch(struct shell *s, struct agent_action *act)
+{
+    struct accel_error err = {0};
+    struct held *h = add_held(s, act->id);
+    h->is_alone = act->start->node_count <= 1;
+    log_debug("job %" PRIu64 ".%" PRIu32 ": launch", act->id.job_id, act->id.attempt);
+    if (launch(s, act, h, &err) == 0)
+        return;
+    drop_held(s, act->id);
+    struct refusal *refusal = xcalloc(1, sizeof(*refusal));
+    refusal->id = act->id;
+    snprintf(refusal->text, sizeof(refusal->text), "%.*s", LIMIT_REASON_BYTES - 1, err.text);
+    refusal->next = s->refusals;
+    s->refusals = refusal;
+}
+
+static void close_session(struct shell *s, const char *why)
+{
+    log_warn("closing the session with the coordinator: %s", why);
+    output_cancel_all(s->output);
+    forget_inputs(s);
+    uplink_reset(s->uplink);
+}
+
+static void persist_seen(struct shell *s, const struct agent_action *act)
+{
+    struct accel_error err;
+    if (state_save_seen(s->config.state, act->era, act->epoch, &err) == 0)
+        return;
+    log_error("cannot keep which coordinator is obeyed: %s", err.text);
+    end(s, 1);
+}
+
+static void carry_out(struct shell *s, struct agent_action *act)
+{
+    const struct launcher_ops *ops = s->launcher->ops;
+    switch (act->type) {
+    case AGENT_ACT_SEND: uplink_send(s->uplink, act->data, act->len); break;
+    case AGENT_ACT_CLOSE_SESSION: close_session(s, act->text); break;
+    case AGENT_ACT_LAUNCH: do_launch(s, act); break;
+    case AGENT_ACT_STOP: ops->stop(s->launcher, act->id, act->grace_ms, act->cause); break;
+    case AGENT_ACT_SIGNAL: ops->signal(s->launcher, act->id, act->rank, act->signo); break;
+    case AGENT_ACT_MARK_ACKED: ops->mark_acked(s->launcher, act->id); break;
+    case AGENT_ACT_FORGET: ops->forget(s->launcher, act->id.job_id); break;
+    case AGENT_ACT_PERSIST_SEEN: persist_seen(s, act); break;
+    case AGENT_ACT_EXIT:
+        log_info("nothing to do for %" PRId64 " s: ending", s->config.idle_exit_ms / 1000);
+        end(s, 0);
+        break;
+    }
+}
+
+static void step_once(struct shell *s, struct agent_event *ev)
+{
+    struct clock_now now = clock_read();
+    ev->now_ms = now.mono_ms;
+    ev->wall_ms = now.wall_ms;
+    ev->now_ns = clock_mono_ns();
+    agent_step(s->core, ev, &s->actions);
+    /* After an end nothing more is carried out: what was not durable is not acted upon. */
+    for (size_t i = 0; i < s->actions.len && !s->is_ending; i++)
+        carry_out(s, &s->actions.items[i]);
+    agent_actions_reset(&s->actions);
+}
+
+static void step(struct shell *s, struct agent_event *ev)
+{
+    CHECK(!s->is_stepping); /* no callback comes from inside a call */
+    if (s->is_ending)
+        return;
+    s->is_stepping = true;
+    step_once(s, ev);
+    while (s->refusals && !s->is_ending) {
+        struct refusal *refusal = s->refusals;
+        s->refusals = refusal->next;
+        struct agent_event refused = {
+            .type = AGENT_EV_LAUNCH_REFUSED, .id = refusal->id, .text = refusal->text};
+        step_once(s, &refused);
+        free(refusal);
+    }
+    s->is_stepping = false;
+    loop_timer_set(&s->timer, s->is_ending ? -1 : agent_deadline_ms(s->core));
+}
+
+static void on_timer(void *ctx, int64_t late_ms)
+{
+    (void)late_ms;
+    step(ctx, &(struct agent_event){.type = AGENT_EV_TICK});
+}
+
+/* ---- from the coordinator ---- */
+
+static void on_open(void *ctx)
+{
+    step(ctx, &(struct agent_event){.type = AGENT_EV_SESSION_OPEN});
+}
+
+static void on_lost(void *ctx, const char *why)
+{
+    struct shell *s = ctx;
+    if (agent_is_welcomed(s->core))
+        log_info("the session with the coordinator ended%s: %s",
+                 agent_is_bye(s->core) ? " as announced" : "", why);
+    output_cancel_all(s->output);
+    forget_inputs(s);
+    step(s, &(struct agent_event){.type = AGENT_EV_SESSION_LOST});
+}
+
+static void on_input(struct shell *s, const Accel__V1__Input *in)
+{
+    if (!in->ref || !in->data || in->data->data.len > LIMIT_INPUT_CHUNK_BYTES) {
+        send_input_done(s, in->id, false, ACCEL_EINVAL, "no input, or too much at once");
+        return;
+    }
+    struct attempt_id id = {in->ref->job_id, in->ref->attempt};
+    struct held *h = find_held(s, id);
+    if (!h) {
+        send_input_done(s, in->id, true, 0, "");
+        return;
+    }
+    if (h->has_input) {
+        send_input_done(s, in->id, false, ACCEL_EBUSY, "the input before is not taken yet");
+        return;
+    }
+    Accel__V1__ShimInput msg = ACCEL__V1__SHIM_INPUT__INIT;
+    msg.id = in->id;
+    msg.offset = in->data->offset;
+    msg.data = in->data->data;
+    msg.eof = in->data->eof;
+    h->has_input = true;
+    h->input_id = in->id;
+    s->launcher->ops->input(s->launcher, id, &msg);
+}
+
+static void say_ready(struct shell *s)
+{
+    if (s->config.ready_fd < 0 || !agent_is_welcomed(s->core))
+        return;
+    /* Who started us may be gone: then nobody is waiting. */
+    if (write(s->config.ready_fd, "ready\n", 6) < 0)
+        log_debug("nobody waits for this daemon to be ready");
+    base_close_fd(&s->config.ready_fd);
+    s->config.ready_fd = -1;
+}
+
+static void on_down(void *ctx, const Accel__V1__CoordDown *msg)
+{
+    struct shell *s = ctx;
+    bool was_welcomed = agent_is_welcomed(s->core);
+    switch (msg->body_case) { /* the data plane; before the Welcome the core refuses it */
+    case ACCEL__V1__COORD_DOWN__BODY_LOG_READ:
+        if (was_welcomed) {
+            output_read(s->output, msg->log_read);
+            return;
+        }
+        break;
+    case ACCEL__V1__COORD_DOWN__BODY_LOG_CANCEL:
+        output_cancel(s->output, msg->log_cancel->id);
+        return;
+    case ACCEL__V1__COORD_DOWN__BODY_INPUT:
+        if (was_welcomed) {
+            on_input(s, msg->input);
+            return;
+        }
+        break;
+    default: break;
+    }
+    step(s, &(struct agent_event){.type = AGENT_EV_DOWN, .down = msg});
+    if (!was_welcomed && agent_is_welcomed(s->core))
+        log_info("welcomed by the coordinator at %s", s->config.coordinator);
+    say_ready(s);
+}
+
+static const struct uplink_callbacks uplink_callbacks = {on_open, on_down, on_lost};
+
+static void on_log_data(void *ctx, const Accel__V1__LogData *msg)
+{
+    struct shell *s = ctx;
+    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
+    up.body_case = ACCEL__V1__AGENT_UP__BODY_LOG_DATA;
+    up.log_data = (Accel__V1__LogData *)msg;
+    size_t len = accel__v1__agent_up__get_packed_size(&up);
+    AUTO_FREE uint8_t *packed = xcalloc(1, len);
+    uplink_send(s->uplink, packed, accel__v1__agent_up__pack(&up, packed));
+}
+
+/* ---- from the launcher ---- */
+
+static void on_started(void *ctx, struct attempt_id id, const Accel__V1__ShimStarted *msg)
+{
+    struct shell *s = ctx;
+    const struct held *h = find_held(s, id);
+    step(s, &(struct agent_event){.type = AGENT_EV_STARTED,
+                                  .id = id,
+                                  .started = msg,
+                                  .master_port = h ? h->master_port : 0});
+}
+
+static void on_exited(void *ctx, struct attempt_id id, const Accel__V1__RankExit *exit)
+{
+    step(ctx, &(struct agent_event){.type = AGENT_EV_EXITED, .id = id, .exit = exit});
+}
+
+static void on_gone(void *ctx, struct attempt_id id, const Accel__V1__ExitRecord *record,
+                    bool shim_lost, bool exists)
+{
+    struct shell *s = ctx;
+    log_debug("job %" PRIu64 ".%" PRIu32 ": gone", id.job_id, id.attempt);
+    drop_held(s, id);
+    step(s, &(struct agent_event){.type = AGENT_EV_GONE,
+                                  .id = id,
+                                  .record = record,
+                                  .shim_lost = shim_lost,
+                                  .exists = exists});
+}
+
+static void on_output(void *ctx, struct attempt_id id)
+{
+    output_on_grown(((struct shell *)ctx)->output, id);
+}
+
+static void on_input_done(void *ctx, struct attempt_id id, uint64_t input_id, bool closed)
+{
+    struct shell *s = ctx;
+    struct held *h = find_held(s, id);
+    if (!h || !h->has_input || h->input_id != input_id)
+        return; /* of a session that is gone */
+    h->has_input = false;
+    send_input_done(s, input_id, closed, 0, "");
+}
+
+static void on_spawn_lost(void *ctx)
+{
+    log_error("accel-spawn is gone: ending, so that both are started again; workers run on");
+    end(ctx, 1);
+}
+
+static const struct launcher_callbacks launcher_callbacks = {
+    on_started, on_exited, on_gone, on_output, on_input_done, on_spawn_lost,
+};
+
+static uint32_t pet_port_of(const Accel__V1__AttemptSpec *spec)
+{
+    static const char name[] = "PET_MASTER_PORT=";
+    uint64_t port;
+    for (size_t i = 0; i < spec->n_env; i++) {
+        char text[16] = "";
+        if (spec->env[i].len < sizeof(name) || memcmp(spec->env[i].data, name, sizeof(name) - 1))
+            continue;
+        memcpy(text, spec->env[i].data + sizeof(name) - 1,
+               MIN(spec->env[i].len - sizeof(name) + 1, sizeof(text) - 1));
+        return parse_u64(text, 1, UINT16_MAX, &port) == 0 ? (uint32_t)port : 0;
+    }
+    return 0;
+}
+
+static void on_found(void *ctx, const struct launcher_found *f)
+{
+    struct shell *s = ctx;
+    if (f->is_live && f->spec) {
+        struct held *h = add_held(s, f->id);
+        h->master_port = f->spec->master_port;
+        h->pet_port = pet_port_of(f->spec);
+        port_pool_hold(s->ports, h->master_port);
+        port_pool_hold(s->ports, h->pet_port);
+    }
+    log_info("job %" PRIu64 ".%" PRIu32 ": found %s", f->id.job_id, f->id.attempt,
+             f->is_live ? "alive" : "ended");
+    step(s, &(struct agent_event){.type = AGENT_EV_FOUND, .id = f->id, .found = f});
+}
+
+/* ---- devices ---- */
+
+static void tell_node(struct shell *s)
+{
+    step(s, &(struct agent_event){.type = AGENT_EV_NODE, .node = node_description(s->node)});
+}
+
+static void on_devices(void *ctx)
+{
+    struct shell *s = ctx;
+    struct accel_error err;
+    if (node_refresh(s->node, &err) < 0)
+        log_warn("the devices stay as they were: %s", err.text);
+    else
+        tell_node(s);
+}
+
+/* ---- life ---- */
+
+static void part_closed(struct shell *s)
+{
+    CHECK(s->open_parts > 0);
+    if (--s->open_parts > 0)
+        return;
+    output_destroy(s->output);
+    port_pool_destroy(s->ports);
+    agent_destroy(s->core);
+    agent_actions_done(&s->actions);
+    free(s);
+}
+
+static void on_part_closed(void *ctx)
+{
+    part_closed(ctx);
+}
+
+static void on_timer_closed(uv_handle_t *handle)
+{
+    part_closed(CONTAINER_OF((uv_timer_t *)handle, struct shell, timer.uv));
+}
+
+static int make_parts(struct shell *s, struct accel_error *err)
+{
+    const struct shell_config *c = &s->config;
+    struct node_config node = {
+        .loop = c->loop,
+        .name = c->node_name,
+        .address = LOCAL_ADDRESS,
+        .isolation = c->isolation,
+        .devices = c->devices,
+        .device_count = c->device_count,
+        .incarnation = c->state->incarnation,
+    };
+    struct launcher_exec_config exec = {
+        .loop = c->loop,
+        .spawn_fd = c->spawn_fd,
+        .attempts_dir = c->state->attempts_dir,
+        .incarnation = c->state->incarnation,
+    };
+    int r = launcher_exec_create(&exec, &launcher_callbacks, s, &s->launcher, err);
+    if (r < 0)
+        return r;
+    s->open_parts++;
+    s->output = output_create(exec.attempts_dir, c->node_name, s->launcher, on_log_data, s);
+    s->ports = port_pool_create(clock_mono_ns() ^ (uint64_t)getpid() << 32);
+    r = node_create(&node, on_devices, s, &s->node, err);
+    if (r < 0)
+        return r;
+    r = uplink_create(c->loop, c->coordinator, &uplink_callbacks, s, &s->uplink, err);
+    if (r == 0)
+        s->open_parts++;
+    return r;
+}
+
+int shell_create(const struct shell_config *config, void (*on_end)(void *ctx, int status),
+                 void *ctx, struct shell **ret_shell, struct accel_error *err)
+{
+    struct shell *s = xcalloc(1, sizeof(*s));
+    char machine_id[64];
+    s->config = *config;
+    s->on_end = on_end;
+    s->ctx = ctx;
+    node_machine_id(machine_id, sizeof(machine_id));
+    struct agent_config core = {
+        .idle_exit_ms = config->idle_exit_ms,
+        .incarnation = config->state->incarnation,
+        .local_address = LOCAL_ADDRESS,
+        .ifname = LOCAL_IFNAME,
+        .node_name = config->node_name,
+        .machine_id = machine_id,
+        .attempts_dir = config->state->attempts_dir,
+    };
+    s->core = agent_create(&core, config->state->seen_era, config->state->seen_epoch);
+    agent_actions_init(&s->actions);
+    CHECK(loop_timer_init(config->loop, &s->timer, on_timer, s) == 0);
+    s->open_parts = 1;
+    int r = make_parts(s, err);
+    if (r == 0) {
+        tell_node(s);
+        r = launcher_exec_adopt(s->launcher, on_found, s, err);
+    }
+    if (r < 0) {
+        shell_destroy(s);
+        return r;
+    }
+    *ret_shell = s;
+    return 0;
+}
+
+void shell_destroy(struct shell *s)
+{
+    if (!s)
+        return;
+    s->is_ending = true;
+    struct held *h, *next;
+    HASH_ITER(hh, s->held, h, next) {
+        HASH_DEL(s->held, h);
+        free(h);
+    }
+    for (struct refusal *refusal; (refusal = s->refusals);) {
+        s->refusals = refusal->next;
+        free(refusal);
+    }
+    base_close_fd(&s->config.ready_fd);
+    node_destroy(s->node);
+    if (s->uplink)
+        uplink_destroy(s->uplink, on_part_closed, s);
+    if (s->launcher)
+        s->launcher->ops->destroy(s->launcher, on_part_closed, s);
+    loop_timer_close(&s->timer, on_timer_closed);
+}

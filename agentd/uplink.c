@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The way up: one channel, one Session call on it, and when to try again. Neighbours: shell.c
+ * above, common/rpc_local below. It must not look into messages.
+ */
+#include "agentd/uplink.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/loop.h"
+#include "common/path.h"
+#include "common/prng.h"
+#include "common/rpc_local.h"
+
+#define BACKOFF_MIN_MS      50
+#define BACKOFF_MAX_MS      1000
+#define BACKOFF_APPEARED_MS 1 /* the socket's file is there: its listener is a moment away */
+
+struct uplink {
+    uv_loop_t *loop;
+    struct uplink_callbacks cb;
+    void *ctx;
+    char *path, *dir, *base; /* of the socket; base points into path */
+    struct prng prng;
+    struct rpc_channel *channel; /* NULL: none */
+    struct rpc_call *call;       /* the session; NULL: none */
+    bool was_answered;           /* the coordinator has said something in this session */
+    int64_t backoff_ms;
+    struct loop_timer timer;
+    uv_fs_event_t watch;
+    unsigned open_handles; /* timer, watch, channels that are closing */
+    bool is_closing;
+    void (*on_closed)(void *ctx);
+    void *closed_ctx;
+};
+
+static void handle_closed(struct uplink *u)
+{
+    CHECK(u->open_handles > 0);
+    if (--u->open_handles > 0 || !u->is_closing)
+        return;
+    void (*on_closed)(void *) = u->on_closed;
+    void *ctx = u->closed_ctx;
+    free(u->path);
+    free(u->dir);
+    free(u);
+    if (on_closed)
+        on_closed(ctx);
+}
+
+static void on_channel_closed(void *ctx)
+{
+    handle_closed(ctx);
+}
+
+static void drop_channel(struct uplink *u)
+{
+    u->call = NULL;
+    if (u->channel)
+        rpc_channel_close(u->channel, on_channel_closed, u);
+    u->channel = NULL;
+}
+
+/* ---- when to try again ---- */
+
+static void retry_after(struct uplink *u, int64_t delay_ms)
+{
+    if (!u->is_closing)
+        loop_timer_set(&u->timer, clock_mono_ms() + delay_ms);
+}
+
+static void retry_later(struct uplink *u)
+{
+    int64_t half = (u->backoff_ms + 1) / 2;
+    retry_after(u, half + (int64_t)prng_below(&u->prng, (uint64_t)half + 1));
+    u->backoff_ms = MIN(u->backoff_ms * 2, BACKOFF_MAX_MS);
+}
+
+static void on_directory_event(uv_fs_event_t *watch, const char *filename, int events, int status)
+{
+    struct uplink *u = watch->data;
+    (void)events;
+    if (status < 0 || u->call || !filename || strcmp(filename, u->base) != 0)
+        return;
+    u->backoff_ms = BACKOFF_APPEARED_MS;
+    retry_after(u, 0);
+}
+
+/* Anew before each try: the directory itself may have been made again since. */
+static void watch_directory(struct uplink *u)
+{
+    uv_fs_event_stop(&u->watch);
+    uv_fs_event_start(&u->watch, on_directory_event, u->dir, 0); /* if not, the back-off serves */
+}
+
+/* ---- the session ---- */
+
+static void on_message(void *ctx, const ProtobufCMessage *msg)
+{
+    struct uplink *u = ctx;
+    u->was_answered = true;
+    u->backoff_ms = BACKOFF_MIN_MS;
+    u->cb.on_down(u->ctx, (const Accel__V1__CoordDown *)msg);
+}
+
+static void on_end(void *ctx, int code, const char *text)
+{
+    struct uplink *u = ctx;
+    (void)code;
+    drop_channel(u);
+    /* One that answered was alive: its successor may be there already. One that did not would be
+     * asked in a tight loop. */
+    if (u->was_answered)
+        retry_after(u, 0);
+    else
+        retry_later(u);
+    u->cb.on_lost(u->ctx, text);
+}
+
+static const struct rpc_call_handlers call_handlers = {on_message, on_end};
+
+static void connect_now(void *ctx, int64_t late_ms)
+{
+    struct uplink *u = ctx;
+    int fd;
+    (void)late_ms;
+    if (u->call || u->is_closing)
+        return;
+    watch_directory(u);
+    if (path_socket_connect(u->path, &fd, NULL) < 0) {
+        retry_later(u);
+        return;
+    }
+    if (rpc_local_channel_create(u->loop, fd, NULL, NULL, &u->channel, NULL) < 0) {
+        close(fd);
+        retry_later(u);
+        return;
+    }
+    uv_fs_event_stop(&u->watch);
+    u->open_handles++;
+    u->was_answered = false;
+    u->call = rpc_channel_call(u->channel, "/accel.v1.Agent/Session", NULL,
+                               &accel__v1__coord_down__descriptor, &call_handlers, u);
+    u->cb.on_open(u->ctx);
+}
+
+void uplink_send(struct uplink *u, const void *packed, size_t len)
+{
+    if (!u->call)
+        return;
+    /* The packed message goes out as it is: all of AgentUp is one field with a one-byte tag, and a
+     * field that a message does not know is packed unchanged. */
+    const uint8_t *bytes = packed;
+    CHECK(len >= 2 && bytes[0] < 0x80);
+    ProtobufCMessageUnknownField field = {
+        .tag = bytes[0] >> 3,
+        .wire_type = (ProtobufCWireType)(bytes[0] & 7),
+        .len = len - 1,
+        .data = (uint8_t *)bytes + 1,
+    };
+    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
+    up.base.n_unknown_fields = 1;
+    up.base.unknown_fields = &field;
+    rpc_call_send(u->call, &up.base);
+}
+
+void uplink_reset(struct uplink *u)
+{
+    if (u->call)
+        rpc_call_cancel(u->call);
+    drop_channel(u);
+    retry_later(u);
+}
+
+/* ---- life ---- */
+
+int uplink_create(uv_loop_t *loop, const char *address, const struct uplink_callbacks *cb,
+                  void *ctx, struct uplink **ret_uplink, struct accel_error *err)
+{
+    if (strncmp(address, "unix:", 5) != 0 || address[5] != '/')
+        return error_set(err, ACCEL_EINVAL, "%s is no address of a coordinator: unix:/PATH",
+                         address);
+    struct uplink *u = xcalloc(1, sizeof(*u));
+    u->loop = loop;
+    u->cb = *cb;
+    u->ctx = ctx;
+    u->path = xstrdup(address + 5);
+    u->dir = xstrdup(u->path);
+    u->base = strrchr(u->path, '/') + 1;
+    u->dir[u->base - 1 == u->path ? 1 : u->base - 1 - u->path] = 0;
+    prng_init(&u->prng, clock_mono_ns() ^ (uint64_t)getpid());
+    u->backoff_ms = BACKOFF_MIN_MS;
+    CHECK(loop_timer_init(loop, &u->timer, connect_now, u) == 0);
+    CHECK(uv_fs_event_init(loop, &u->watch) == 0);
+    u->watch.data = u;
+    u->open_handles = 2;
+    retry_after(u, 0);
+    *ret_uplink = u;
+    return 0;
+}
+
+static void on_timer_closed(uv_handle_t *handle)
+{
+    handle_closed(CONTAINER_OF((uv_timer_t *)handle, struct uplink, timer.uv));
+}
+
+static void on_watch_closed(uv_handle_t *handle)
+{
+    handle_closed(handle->data);
+}
+
+void uplink_destroy(struct uplink *u, void (*on_closed)(void *), void *ctx)
+{
+    CHECK(!u->is_closing);
+    u->is_closing = true;
+    u->on_closed = on_closed;
+    u->closed_ctx = ctx;
+    if (u->call)
+        rpc_call_cancel(u->call);
+    drop_channel(u);
+    loop_timer_close(&u->timer, on_timer_closed);
+    uv_close((uv_handle_t *)&u->watch, on_watch_closed);
+}
