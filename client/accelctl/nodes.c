@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `accelctl nodes`: nodes and their devices, who uses which. With the embedded default and no node
+ * daemon, one is started first: the answer would be empty otherwise.
+ */
+#include <string.h>
+#include <unistd.h>
+
+#include "accel/v1/admin.pb-c.h"
+#include "client/accelctl/session.h"
+#include "client/accelctl/table.h"
+#include "client/accelctl/view.h"
+#include "common/clock.h"
+
+struct listing {
+    const struct cli *cli;
+    enum view_form form;
+    int64_t now_ms;
+    json_t *items;
+    struct table *table;
+    struct str names;
+    size_t shown;
+};
+
+static const struct table_column columns[] = {
+    {.name = "NAME"},
+    {.name = "STATE"},
+    {.name = "CPU FREE", .is_right = true},
+    {.name = "GPU FREE", .is_right = true},
+    {.name = "MEMORY", .is_right = true},
+    {.name = "SINCE", .is_right = true},
+    {.name = "ADDRESS", .is_wide = true},
+    {.name = "VERSION", .is_wide = true},
+    {.name = "ISOLATION", .is_wide = true},
+    {.name = "DEVICES", .is_wide = true, .may_cut = true},
+    {.name = "REASON", .may_cut = true},
+};
+
+static const Accel__V1__DeviceUse *find_use(const Accel__V1__Node *node, const char *device)
+{
+    for (size_t i = 0; i < node->n_uses; i++) {
+        if (strcmp(node->uses[i]->device, device) == 0)
+            return node->uses[i];
+    }
+    return NULL;
+}
+
+static void add_count_cell(struct table *t, const Accel__V1__Node *node, bool is_gpu)
+{
+    size_t total = 0, free_count = 0;
+
+    for (size_t i = 0; i < node->n_devices; i++) {
+        const Accel__V1__Device *d = node->devices[i];
+
+        if ((d->kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU) != is_gpu)
+            continue;
+        total++;
+        if (d->fault[0] == '\0' && !find_use(node, d->id))
+            free_count++;
+    }
+    if (total == 0)
+        table_cell(t, "-", NULL);
+    else
+        table_cellf(t, "%zu/%zu", free_count, total);
+}
+
+static void add_devices_cell(struct table *t, const Accel__V1__Node *node)
+{
+    AUTO_STR struct str text = {0};
+
+    str_init(&text);
+    for (size_t i = 0; i < node->n_devices; i++) {
+        const Accel__V1__Device *d = node->devices[i];
+        const Accel__V1__DeviceUse *use = find_use(node, d->id);
+
+        if (!use && d->fault[0] == '\0')
+            continue;
+        str_addf(&text, "%s%s", text.len > 0 ? ", " : "", d->id);
+        if (use)
+            str_addf(&text, "=job %llu", (unsigned long long)use->job_id);
+        if (d->fault[0] != '\0')
+            str_addf(&text, " (%s)", d->fault);
+    }
+    table_cell(t, text.len > 0 ? text.data : "all free", NULL);
+}
+
+static void add_row(struct listing *l, const Accel__V1__Node *node)
+{
+    struct table *t = l->table;
+    AUTO_STR struct str text = {0};
+    char buf[40];
+
+    str_init(&text);
+    table_cell(t, node->name, NULL);
+    table_cell(t, node->state, state_color(node->state));
+    add_count_cell(t, node, false);
+    add_count_cell(t, node, true);
+    str_add_bytes(&text, node->memory_bytes);
+    table_cell(t, text.data, NULL);
+    str_clear(&text);
+    if (option_given(&l->cli->opt, OPT_UTC))
+        str_adds(&text, clock_format_utc(node->since_ms, buf, sizeof buf));
+    else if (node->since_ms > 0)
+        str_add_age(&text, l->now_ms - node->since_ms);
+    table_cell(t, text.data, NULL);
+    table_cell(t, node->address, NULL);
+    table_cell(t, node->version, NULL);
+    table_cell(t, node->isolation, NULL);
+    add_devices_cell(t, node);
+    table_cell(t, node->reason, NULL);
+}
+
+static void on_nodes(void *ctx, const ProtobufCMessage *msg)
+{
+    struct listing *l = ctx;
+    const Accel__V1__NodesReply *reply = (const Accel__V1__NodesReply *)msg;
+
+    for (size_t i = 0; i < reply->n_nodes; i++) {
+        l->shown++;
+        if (l->items)
+            json_array_append_new(l->items, view_node(reply->nodes[i]));
+        else if (l->table)
+            add_row(l, reply->nodes[i]);
+        else
+            str_addf(&l->names, "%s\n", reply->nodes[i]->name);
+    }
+}
+
+static void on_status(void *ctx, const ProtobufCMessage *msg)
+{
+    *(uint32_t *)ctx = ((const Accel__V1__StatusReply *)msg)->nodes_ready;
+}
+
+static int fetch(struct listing *l, struct session *session, struct accel_error *err)
+{
+    Accel__V1__StatusRequest status = ACCEL__V1__STATUS_REQUEST__INIT;
+    Accel__V1__NodesRequest req = ACCEL__V1__NODES_REQUEST__INIT;
+    uint32_t ready = 0;
+    int r = session_call(session, "/accel.v1.Admin/Status", &status.base,
+                         &accel__v1__status_reply__descriptor, on_status, &ready, err);
+
+    if (r == 0 && ready == 0)
+        r = session_ensure_agent_now(session, err);
+    if (r < 0)
+        return r;
+    req.names = l->cli->opt.args;
+    req.n_names = l->cli->opt.arg_count;
+    for (size_t i = 0; i < req.n_names; i++) {
+        if (strncmp(req.names[i], "node/", 5) == 0)
+            req.names[i] += 5;
+        if (!is_valid_name(req.names[i]))
+            return error_set(err, ACCEL_ENOENT,
+                             "no such node\nwhy: that is no name of a node\ntry: accelctl nodes");
+    }
+    return session_call(session, "/accel.v1.Nodes/List", &req.base,
+                        &accel__v1__nodes_reply__descriptor, on_nodes, l, err);
+}
+
+static int show(struct listing *l, struct accel_error *err)
+{
+    const struct options *o = &l->cli->opt;
+    int r = 0;
+
+    if (l->shown < o->arg_count)
+        return error_set(err, ACCEL_ENOENT,
+                         "no such node\nwhy: %zu of %zu names are known\ntry: accelctl nodes",
+                         l->shown, o->arg_count);
+    if (l->table) {
+        if (l->shown == 0)
+            cli_say("no nodes");
+        else
+            table_print(l->table, l->cli->use_color);
+    } else if (l->items) {
+        if (option_given(o, OPT_JSON))
+            r = view_select(l->items, o->v[OPT_JSON].text, err);
+        if (r == 0)
+            view_print(view_list(json_incref(l->items)), l->form);
+    } else {
+        cli_write_str(STDOUT_FILENO, &l->names);
+    }
+    return r;
+}
+
+int verb_nodes(struct cli *cli)
+{
+    AUTO_SESSION struct session *session = NULL;
+    struct listing l = {.cli = cli, .form = view_form_of(&cli->opt), .now_ms = clock_wall_ms()};
+    struct accel_error err = {0};
+    int r;
+
+    str_init(&l.names);
+    if (l.form == VIEW_JSON || l.form == VIEW_YAML)
+        l.items = json_array();
+    else if (l.form != VIEW_NAME)
+        l.table = table_create(columns, ARRAY_LEN(columns), l.form == VIEW_WIDE);
+    r = session_open(cli, &session, &err);
+    if (r == 0)
+        r = fetch(&l, session, &err);
+    if (r == 0)
+        r = show(&l, &err);
+    table_destroy(l.table);
+    json_decref(l.items);
+    str_done(&l.names);
+    return r < 0 ? cli_error(&err) : EXIT_CODE_OK;
+}

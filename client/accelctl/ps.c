@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `accelctl ps`: jobs as a table or as JSON. Which jobs is asked of the coordinator as far as it
+ * can tell (ended, of all users, ids); state, user and age are sorted out here.
+ */
+#include <string.h>
+#include <unistd.h>
+
+#include "client/accelctl/session.h"
+#include "client/accelctl/table.h"
+#include "client/accelctl/view.h"
+#include "common/clock.h"
+#include "common/limits.h"
+
+struct listing {
+    const struct cli *cli;
+    enum view_form form;
+    int64_t now_ms, since_ms;
+    json_t *items;       /* JSON and YAML */
+    struct table *table; /* else */
+    struct str names;    /* VIEW_NAME */
+    uint64_t last_id;
+    size_t shown;
+    bool has_more;
+};
+
+static const struct table_column columns[] = {
+    {.name = "ID", .is_right = true},
+    {.name = "NAME", .may_cut = true},
+    {.name = "USER", .is_wide = true},
+    {.name = "STATE"},
+    {.name = "PROCS", .is_right = true},
+    {.name = "DEVICES"},
+    {.name = "WHERE", .may_cut = true},
+    {.name = "AGE", .is_right = true},
+    {.name = "RAN", .is_right = true},
+    {.name = "ATTEMPT", .is_wide = true},
+    {.name = "COMMAND", .may_cut = true, .is_wide = true},
+    {.name = "REASON", .may_cut = true},
+};
+/* With -A the user matters in the plain table too. */
+static struct table_column columns_all[ARRAY_LEN(columns)];
+
+static bool list_has_word(const char *list, const char *word)
+{
+    size_t n = strlen(word);
+
+    while (*list != '\0') {
+        size_t len = strcspn(list, ",");
+
+        if (len == n && strncasecmp(list, word, n) == 0)
+            return true;
+        list += len;
+        list += *list == ',';
+    }
+    return false;
+}
+
+static bool is_wanted(const struct listing *l, const Accel__V1__Job *job)
+{
+    const struct options *o = &l->cli->opt;
+
+    if (option_given(o, OPT_USER) && strcmp(job->user, o->v[OPT_USER].text) != 0)
+        return false;
+    if (option_given(o, OPT_STATE) && !list_has_word(o->v[OPT_STATE].text, view_state_name(job)) &&
+        !list_has_word(o->v[OPT_STATE].text, view_job_state(job->state)))
+        return false;
+    /* Not older: it still lives, or it ended after. */
+    return l->since_ms == 0 || job->state != ACCEL__V1__JOB_STATE__JOB_ENDED ||
+           job->end_ms >= l->since_ms;
+}
+
+static void add_time_cell(struct table *t, const struct listing *l, int64_t at_ms, int64_t span_ms)
+{
+    AUTO_STR struct str text = {0};
+    char buf[40];
+
+    str_init(&text);
+    if (option_given(&l->cli->opt, OPT_UTC) && at_ms > 0)
+        str_adds(&text, clock_format_utc(at_ms, buf, sizeof buf));
+    else if (at_ms > 0)
+        str_add_age(&text, span_ms);
+    table_cell(t, text.data, NULL);
+}
+
+static void add_row(struct listing *l, const Accel__V1__Job *job)
+{
+    struct table *t = l->table;
+    const char *state = view_state_name(job);
+    AUTO_STR struct str text = {0};
+
+    str_init(&text);
+    table_cellf(t, "%llu", (unsigned long long)job->id);
+    table_cell(t, job->name, NULL);
+    table_cell(t, job->user, NULL);
+    table_cell(t, state, state_color(state));
+    table_cellf(t, job->procs > 0 ? "%u" : "", job->procs);
+    if (job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU)
+        table_cellf(t, "%ux%u gpu", job->nodes, job->gpus_per_node);
+    else
+        table_cell(t, job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU ? "cpu" : "auto",
+                   NULL);
+    if (job->n_where > 1)
+        table_cellf(t, "%s+%zu", job->where[0], job->n_where - 1);
+    else
+        table_cell(t, job->n_where > 0 ? job->where[0] : "-", NULL);
+    add_time_cell(t, l, job->submit_ms, l->now_ms - job->submit_ms);
+    add_time_cell(t, l, job->start_ms, (job->end_ms > 0 ? job->end_ms : l->now_ms) - job->start_ms);
+    table_cellf(t, "%u/%u", job->attempt, job->max_restarts + 1);
+    str_add_visible(&text, job->command.data, job->command.len);
+    table_cell(t, text.data, NULL);
+    table_cell(t, job->reason, NULL);
+}
+
+static void on_jobs(void *ctx, const ProtobufCMessage *msg)
+{
+    struct listing *l = ctx;
+    const Accel__V1__ListReply *reply = (const Accel__V1__ListReply *)msg;
+
+    for (size_t i = 0; i < reply->n_jobs; i++) {
+        const Accel__V1__Job *job = reply->jobs[i];
+
+        l->last_id = job->id;
+        if (!is_wanted(l, job))
+            continue;
+        l->shown++;
+        if (l->items)
+            json_array_append_new(l->items, view_job(job, false));
+        else if (l->table)
+            add_row(l, job);
+        else
+            str_addf(&l->names, "%llu\n", (unsigned long long)job->id);
+    }
+    l->has_more = reply->more && reply->n_jobs > 0;
+}
+
+static int fetch(struct listing *l, struct session *session, struct accel_error *err)
+{
+    const struct options *o = &l->cli->opt;
+    AUTO_FREE uint64_t *ids = NULL;
+    Accel__V1__ListRequest req = ACCEL__V1__LIST_REQUEST__INIT;
+    int r = parse_job_ids(o, 0, &ids, err);
+
+    if (r < 0)
+        return r;
+    req.all_users = option_given(o, OPT_ALL_USERS) || option_given(o, OPT_USER);
+    /* Who names a job, an end or a time wants ended ones too. */
+    req.all_states = option_given(o, OPT_ALL_STATES) || option_given(o, OPT_STATE) ||
+                     option_given(o, OPT_SINCE) || o->arg_count > 0;
+    req.ids = ids;
+    req.n_ids = o->arg_count;
+    do {
+        l->has_more = false;
+        req.after_id = l->last_id;
+        r = session_call(session, "/accel.v1.Jobs/List", &req.base,
+                         &accel__v1__list_reply__descriptor, on_jobs, l, err);
+    } while (r == 0 && l->has_more);
+    return r;
+}
+
+static int show(struct listing *l, struct accel_error *err)
+{
+    const struct options *o = &l->cli->opt;
+
+    if (l->table) {
+        if (l->shown == 0)
+            cli_say("no jobs%s",
+                    option_given(o, OPT_ALL_STATES) ? "" : "; accelctl ps -a lists ended ones too");
+        else
+            table_print(l->table, l->cli->use_color);
+    } else if (l->items) {
+        if (option_given(o, OPT_JSON)) {
+            int r = view_select(l->items, o->v[OPT_JSON].text, err);
+
+            if (r < 0)
+                return r;
+        }
+        view_print(view_list(json_incref(l->items)), l->form);
+    } else {
+        cli_write_str(STDOUT_FILENO, &l->names);
+    }
+    return 0;
+}
+
+int verb_ps(struct cli *cli)
+{
+    AUTO_SESSION struct session *session = NULL;
+    struct listing l = {.cli = cli, .form = view_form_of(&cli->opt), .now_ms = clock_wall_ms()};
+    struct accel_error err = {0};
+    int r = 0;
+
+    memcpy(columns_all, columns, sizeof columns);
+    if (option_given(&cli->opt, OPT_ALL_USERS))
+        columns_all[2].is_wide = false;
+    str_init(&l.names);
+    if (l.form == VIEW_JSON || l.form == VIEW_YAML)
+        l.items = json_array();
+    else if (l.form != VIEW_NAME)
+        l.table = table_create(columns_all, ARRAY_LEN(columns), l.form == VIEW_WIDE);
+    if (option_given(&cli->opt, OPT_SINCE))
+        r = parse_since(cli->opt.v[OPT_SINCE].text, l.now_ms, &l.since_ms, &err);
+    if (r == 0)
+        r = session_open(cli, &session, &err);
+    if (r == 0)
+        r = fetch(&l, session, &err);
+    if (r == 0)
+        r = show(&l, &err);
+    table_destroy(l.table);
+    json_decref(l.items);
+    str_done(&l.names);
+    return r < 0 ? cli_error(&err) : EXIT_CODE_OK;
+}

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The connection to the coordinator. Decides which one (option, environment, the system's, the
+ * user's own), has embedded.c start the user's own, and brings a broken connection back. Verbs and
+ * attach.c live above it; it knows no job.
+ */
+#include "client/accelctl/session.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "accel/v1/admin.pb-c.h"
+#include "client/accelctl/embedded.h"
+#include "common/limits.h"
+#include "common/path.h"
+#include "common/rpc_local.h"
+
+#define SYSTEM_SOCKET "/run/accel/coordinator.sock"
+/* of session_call: a coordinator that breaks every connection is no use */
+#define CALL_TRIES       4
+#define RETRY_FIRST_MS   50 /* to a coordinator that is not ours to start; doubling */
+#define RETRY_LONGEST_MS 2000
+#define RETRY_GIVE_UP_MS 120000 /* longer than a restart of a service takes */
+
+struct session {
+    uv_loop_t loop;
+    struct rpc_channel *channel;
+    char path[PATH_MAX];
+    bool is_embedded;
+    bool may_start;
+    const struct session_hooks *hooks;
+    void *ctx;
+    uv_timer_t retry;
+    uint64_t retry_ms, waited_ms;
+    uv_poll_t agent_poll; /* on agent.ready_fd */
+    struct embedded_start agent;
+    bool is_agent_starting;
+    unsigned checks; /* of session_check_agent that are under way */
+    bool is_closing;
+    struct {
+        bool is_done;
+        int code;
+        struct accel_error *err;
+        void (*on_message)(void *ctx, const ProtobufCMessage *msg);
+        void *ctx;
+    } call;
+};
+
+static void on_lost(void *ctx)
+{
+    struct session *s = ctx;
+    struct rpc_channel *ch = s->channel;
+
+    s->channel = NULL;
+    if (ch)
+        rpc_channel_close(ch, NULL, NULL);
+    if (s->hooks && !s->is_closing) {
+        s->retry_ms = RETRY_FIRST_MS;
+        s->waited_ms = 0;
+        uv_timer_start(&s->retry, s->retry.timer_cb, 0, 0);
+    }
+}
+
+static int address_path(const struct cli *cli, const char **ret_path, struct accel_error *err)
+{
+    const char *address = option_given(&cli->opt, OPT_COORDINATOR)
+                              ? cli->opt.v[OPT_COORDINATOR].text
+                              : getenv("ACCEL_COORDINATOR");
+
+    *ret_path = NULL;
+    if (!address || address[0] == '\0')
+        return 0;
+    if (strncmp(address, "unix:", 5) != 0 || address[5] == '\0')
+        return error_set(err, ACCEL_EINVAL,
+                         "%s: not an address of a coordinator\n"
+                         "why: this version speaks over unix sockets only\ntry: --coordinator "
+                         "unix:/path/of/socket",
+                         address);
+    *ret_path = address + 5;
+    return 0;
+}
+
+static int connect_named(struct session *s, int *ret_fd, struct accel_error *err)
+{
+    struct accel_error why = {0};
+    int r = path_socket_connect(s->path, ret_fd, &why);
+
+    if (r == 0)
+        return 0;
+    why.text[strcspn(why.text, "\n")] = '\0';
+    return error_set(
+        err, r == ACCEL_EPERM ? r : ACCEL_EUNAVAIL,
+        "cannot reach the coordinator at unix:%s\n"
+        "why: %s\ntry: is accel-coordinator running? unset ACCEL_COORDINATOR for your own",
+        s->path, why.text);
+}
+
+static int session_connect(struct session *s, struct accel_error *err)
+{
+    AUTO_CLOSE int fd = -1;
+    int r;
+
+    if (!s->is_embedded) {
+        r = connect_named(s, &fd, err);
+    } else if (path_socket_connect(SYSTEM_SOCKET, &fd, NULL) == 0) {
+        str_copy(s->path, sizeof s->path, SYSTEM_SOCKET);
+        s->is_embedded = false;
+        r = 0;
+    } else if (s->may_start) {
+        r = embedded_connect(s->path, &fd, err);
+    } else {
+        r = path_runtime_dir(s->path, sizeof s->path - 32, err);
+        if (r == 0) {
+            size_t len = strlen(s->path);
+
+            snprintf(s->path + len, sizeof s->path - len, "/coordinator.sock");
+            r = connect_named(s, &fd, err);
+        }
+    }
+    if (r < 0)
+        return r == ACCEL_ENOENT || r == ACCEL_ECLOSED
+                   ? error_wrap(err, ACCEL_EUNAVAIL, "no coordinator")
+                   : r;
+    return rpc_local_channel_create(&s->loop, STEAL_FD(fd), on_lost, s, &s->channel, err);
+}
+
+/* The connection broke some time ago: a new one, and everybody begins again. */
+static void on_retry(uv_timer_t *timer)
+{
+    struct session *s = timer->data;
+    struct accel_error err = {0};
+    int r = session_connect(s, &err);
+
+    if (r == 0) {
+        s->hooks->on_back(s->ctx);
+    } else if (s->is_embedded || s->waited_ms > RETRY_GIVE_UP_MS) {
+        s->hooks->on_gone(s->ctx, &err);
+    } else {
+        s->waited_ms += s->retry_ms;
+        uv_timer_start(&s->retry, on_retry, s->retry_ms, 0);
+        s->retry_ms = MIN(s->retry_ms * 2, (uint64_t)RETRY_LONGEST_MS);
+    }
+}
+
+static int open_with(const struct cli *cli, bool may_start, struct session **ret_session,
+                     struct accel_error *err)
+{
+    AUTO_SESSION struct session *s = NULL;
+    const char *named;
+    int r = address_path(cli, &named, err);
+
+    if (r < 0)
+        return r;
+    s = xcalloc(1, sizeof *s);
+    s->is_embedded = !named;
+    s->may_start = may_start;
+    s->agent.ready_fd = s->agent.lock_fd = -1;
+    uv_loop_init(&s->loop);
+    uv_timer_init(&s->loop, &s->retry);
+    s->retry.data = s;
+    s->retry.timer_cb = on_retry;
+    if (named && !str_copy(s->path, sizeof s->path, named))
+        return error_set(err, ACCEL_EINVAL, "the address of the coordinator is too long");
+    r = session_connect(s, err);
+    if (r < 0)
+        return r;
+    *ret_session = STEAL_PTR(s);
+    return 0;
+}
+
+int session_open(const struct cli *cli, struct session **ret_session, struct accel_error *err)
+{
+    return open_with(cli, true, ret_session, err);
+}
+
+int session_open_existing(const struct cli *cli, struct session **ret_session,
+                          struct accel_error *err)
+{
+    return open_with(cli, false, ret_session, err);
+}
+
+void session_close(struct session *s)
+{
+    if (!s)
+        return;
+    s->is_closing = true;
+    if (s->channel)
+        rpc_channel_close(STEAL_PTR(s->channel), NULL, NULL);
+    uv_close((uv_handle_t *)&s->retry, NULL);
+    if (s->is_agent_starting)
+        uv_close((uv_handle_t *)&s->agent_poll, NULL);
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+    embedded_start_done(&s->agent);
+    uv_loop_close(&s->loop);
+    free(s);
+}
+
+void session_cleanup(struct session **s)
+{
+    session_close(*s);
+}
+
+uv_loop_t *session_loop(struct session *s)
+{
+    return &s->loop;
+}
+
+struct rpc_channel *session_channel(struct session *s)
+{
+    return s->channel;
+}
+
+void session_attach(struct session *s, const struct session_hooks *hooks, void *ctx)
+{
+    s->hooks = hooks;
+    s->ctx = ctx;
+}
+
+static void on_call_message(void *ctx, const ProtobufCMessage *msg)
+{
+    struct session *s = ctx;
+
+    if (s->call.on_message)
+        s->call.on_message(s->call.ctx, msg);
+}
+
+static void on_call_end(void *ctx, int code, const char *text)
+{
+    struct session *s = ctx;
+
+    s->call.is_done = true;
+    s->call.code = code;
+    if (code < 0)
+        error_set(s->call.err, code, "%s", text[0] != '\0' ? text : accel_error_sentence(code));
+}
+
+int session_call(struct session *s, const char *method, const ProtobufCMessage *req,
+                 const ProtobufCMessageDescriptor *response,
+                 void (*on_message)(void *, const ProtobufCMessage *), void *ctx,
+                 struct accel_error *err)
+{
+    static const struct rpc_call_handlers handlers = {on_call_message, on_call_end};
+    int code = ACCEL_ECLOSED;
+
+    for (int i = 0; i < CALL_TRIES && code == ACCEL_ECLOSED; i++) {
+        if (!s->channel) {
+            int r = session_connect(s, err);
+
+            if (r < 0)
+                return r;
+        }
+        s->call.is_done = false;
+        s->call.err = err;
+        s->call.on_message = on_message;
+        s->call.ctx = ctx;
+        rpc_channel_call(s->channel, method, req, response, &handlers, s);
+        while (!s->call.is_done)
+            uv_run(&s->loop, UV_RUN_ONCE);
+        code = s->call.code;
+        /* Its loss is told after the ends of its calls; a channel that failed a call is of no
+         * more use. */
+        if (code == ACCEL_ECLOSED && s->channel)
+            rpc_channel_close(STEAL_PTR(s->channel), NULL, NULL);
+    }
+    return code;
+}
+
+/* --- the node daemon --- */
+
+static void on_agent_poll_closed(uv_handle_t *handle)
+{
+    struct session *s = handle->data;
+
+    embedded_start_done(&s->agent);
+    s->is_agent_starting = false;
+}
+
+static void on_agent_word(uv_poll_t *poll, int status, int events)
+{
+    struct session *s = poll->data;
+    struct accel_error err = {0};
+
+    if (embedded_start_result(&s->agent, &err) < 0)
+        cli_error_text(err.text);
+    uv_poll_stop(poll);
+    uv_close((uv_handle_t *)poll, on_agent_poll_closed);
+}
+
+void session_ensure_agent(struct session *s)
+{
+    struct accel_error err = {0};
+    int r;
+
+    if (!s->is_embedded || s->is_agent_starting || s->is_closing)
+        return;
+    r = embedded_start_agent(s->path, &s->agent, &err);
+    if (r == ACCEL_EBUSY)
+        return;
+    if (r < 0) {
+        cli_error_text(err.text);
+        return;
+    }
+    uv_poll_init(&s->loop, &s->agent_poll, s->agent.ready_fd);
+    s->agent_poll.data = s;
+    s->is_agent_starting = true;
+    uv_poll_start(&s->agent_poll, UV_READABLE | UV_DISCONNECT, on_agent_word);
+}
+
+int session_ensure_agent_now(struct session *s, struct accel_error *err)
+{
+    struct embedded_start start;
+    int r;
+
+    if (!s->is_embedded)
+        return 0;
+    r = embedded_start_agent(s->path, &start, err);
+    if (r < 0)
+        return r == ACCEL_EBUSY ? 0 : r;
+    r = embedded_start_result(&start, err);
+    embedded_start_done(&start);
+    return r;
+}
+
+static void on_check_message(void *ctx, const ProtobufCMessage *msg)
+{
+    if (((const Accel__V1__StatusReply *)msg)->nodes_ready == 0)
+        session_ensure_agent(ctx);
+}
+
+static void on_check_end(void *ctx, int code, const char *text)
+{
+    struct session *s = ctx;
+
+    s->checks--;
+}
+
+void session_check_agent(struct session *s)
+{
+    static const struct rpc_call_handlers handlers = {on_check_message, on_check_end};
+    Accel__V1__StatusRequest req = ACCEL__V1__STATUS_REQUEST__INIT;
+
+    if (!s->is_embedded || !s->channel)
+        return;
+    s->checks++;
+    rpc_channel_call(s->channel, "/accel.v1.Admin/Status", &req.base,
+                     &accel__v1__status_reply__descriptor, &handlers, s);
+}
+
+void session_settle(struct session *s)
+{
+    while (s->checks > 0 || s->is_agent_starting)
+        uv_run(&s->loop, UV_RUN_ONCE);
+}

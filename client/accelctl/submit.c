@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `accelctl submit`, and the preparing of a request that launch shares. The id of the request is
+ * made once, so however often it is sent, one job comes of it.
+ */
+#include "client/accelctl/submit.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "client/accelctl/input.h"
+#include "client/accelctl/session.h"
+#include "client/accelctl/waiting.h"
+
+extern char **environ;
+
+void request_id_make(uint8_t *ret_id)
+{
+    size_t got = 0;
+
+    while (got < LIMIT_REQUEST_ID_BYTES) {
+        ssize_t n = getrandom(ret_id + got, LIMIT_REQUEST_ID_BYTES - got, 0);
+
+        CHECK(n > 0); /* never fails for 16 bytes once the system has booted */
+        got += (size_t)n;
+    }
+}
+
+static uint32_t current_umask(void)
+{
+    mode_t mask = umask(0);
+
+    umask(mask);
+    return mask;
+}
+
+int submission_prepare(const struct cli *cli, struct submission *s)
+{
+    char cwd[PATH_MAX];
+    struct spec_caller caller = {.environment = environ, .cwd = cwd, .umask = current_umask()};
+    struct accel_error err = {0};
+    int code = EXIT_CODE_USAGE;
+
+    memset(s, 0, sizeof *s);
+    arena_init(&s->arena);
+    if (!getcwd(cwd, sizeof cwd)) {
+        cli_error_text(
+            "cannot tell the current directory\nwhy: it was removed, or a parent cannot be "
+            "read\ntry: cd");
+        return EXIT_CODE_FAILED;
+    }
+    caller.cwd = arena_strdup(&s->arena, cwd);
+    caller.has_stdin = cli->opt.verb->id == VERB_LAUNCH && input_is_wanted();
+    if (spec_build(&s->arena, &cli->opt, &caller, &s->spec, &code, &err) < 0) {
+        cli_error_text(err.text);
+        return code;
+    }
+    if (s->spec.n_argv > 1 && strstr((const char *)s->spec.argv[0].data, "python"))
+        s->python = (const char *)s->spec.argv[0].data;
+    request_id_make(s->id);
+    s->req = (Accel__V1__SubmitRequest)ACCEL__V1__SUBMIT_REQUEST__INIT;
+    s->req.request_id.data = s->id;
+    s->req.request_id.len = sizeof s->id;
+    s->req.spec = &s->spec;
+    return 0;
+}
+
+void submission_done(struct submission *s)
+{
+    arena_done(&s->arena);
+}
+
+int submission_refused(int code, const char *text)
+{
+    cli_error_text(text);
+    switch (code) {
+    case ACCEL_EINVAL: return EXIT_CODE_USAGE;
+    case ACCEL_EPERM:
+    case ACCEL_EUNAUTH: return EXIT_CODE_DENIED;
+    case ACCEL_ECLOSED:
+    case ACCEL_EUNAVAIL: return EXIT_CODE_UNREACHABLE;
+    default: return exit_code_not_run();
+    }
+}
+
+static void on_submitted(void *ctx, const ProtobufCMessage *msg)
+{
+    *(uint64_t *)ctx = ((const Accel__V1__SubmitReply *)msg)->job_id;
+}
+
+static int submit_with(struct cli *cli, struct session *session, const struct submission *s)
+{
+    struct accel_error err = {0};
+    uint64_t id = 0;
+    char text[32];
+    int r;
+
+    session_check_agent(session);
+    r = session_call(session, "/accel.v1.Jobs/Submit", &s->req.base,
+                     &accel__v1__submit_reply__descriptor, on_submitted, &id, &err);
+    if (r < 0)
+        return submission_refused(r, err.text);
+    int len = snprintf(text, sizeof text, "%llu\n", (unsigned long long)id);
+
+    cli_write(STDOUT_FILENO, text, (size_t)len);
+    session_settle(session);
+    if (!option_given(&cli->opt, OPT_WAIT))
+        return EXIT_CODE_OK;
+    return wait_for_jobs(cli, session, &id, 1, s->python);
+}
+
+int verb_submit(struct cli *cli)
+{
+    AUTO_SESSION struct session *session = NULL;
+    struct accel_error err = {0};
+    struct submission s;
+    int code = submission_prepare(cli, &s);
+
+    if (code == 0) {
+        int r = session_open(cli, &session, &err);
+
+        code = r < 0 ? cli_error(&err) : submit_with(cli, session, &s);
+    }
+    submission_done(&s);
+    return code;
+}

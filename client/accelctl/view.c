@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Messages of the wire as JSON: one function a message, in the order in which people read them. The
+ * names are documented in docs/CLI.md and tested; scripts depend on them. Tables are made by the
+ * verbs themselves.
+ */
+#include "client/accelctl/view.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+
+enum view_form view_form_of(const struct options *o)
+{
+    if (option_given(o, OPT_JSON) && o->v[OPT_FORMAT].number != VIEW_YAML)
+        return VIEW_JSON;
+    return (enum view_form)o->v[OPT_FORMAT].number; /* the choices stand in this order */
+}
+
+const char *view_job_state(Accel__V1__JobState state)
+{
+    switch (state) {
+    case ACCEL__V1__JOB_STATE__JOB_PENDING: return "PENDING";
+    case ACCEL__V1__JOB_STATE__JOB_STARTING: return "STARTING";
+    case ACCEL__V1__JOB_STATE__JOB_RUNNING: return "RUNNING";
+    case ACCEL__V1__JOB_STATE__JOB_STOPPING: return "STOPPING";
+    case ACCEL__V1__JOB_STATE__JOB_HELD: return "HELD";
+    case ACCEL__V1__JOB_STATE__JOB_ENDED: return "ENDED";
+    default: return "UNKNOWN";
+    }
+}
+
+const char *view_result(Accel__V1__JobResult result)
+{
+    switch (result) {
+    case ACCEL__V1__JOB_RESULT__RESULT_SUCCEEDED: return "succeeded";
+    case ACCEL__V1__JOB_RESULT__RESULT_FAILED: return "failed";
+    case ACCEL__V1__JOB_RESULT__RESULT_CANCELLED: return "cancelled";
+    case ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT: return "timed_out";
+    case ACCEL__V1__JOB_RESULT__RESULT_LOST: return "lost";
+    default: return NULL;
+    }
+}
+
+const char *view_cause(Accel__V1__Cause cause)
+{
+    switch (cause) {
+    case ACCEL__V1__CAUSE__CAUSE_SUCCEEDED: return "succeeded";
+    case ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED: return "worker_failed";
+    case ACCEL__V1__CAUSE__CAUSE_START_FAILED: return "start_failed";
+    case ACCEL__V1__CAUSE__CAUSE_CANCELLED: return "cancelled";
+    case ACCEL__V1__CAUSE__CAUSE_TIME_LIMIT: return "time_limit";
+    case ACCEL__V1__CAUSE__CAUSE_SHIM_LOST: return "shim_lost";
+    case ACCEL__V1__CAUSE__CAUSE_NODE_LOST: return "node_lost";
+    case ACCEL__V1__CAUSE__CAUSE_FENCED: return "fenced";
+    default: return NULL;
+    }
+}
+
+const char *view_state_name(const Accel__V1__Job *job)
+{
+    if (job->state != ACCEL__V1__JOB_STATE__JOB_ENDED)
+        return view_job_state(job->state);
+    switch (job->result) {
+    case ACCEL__V1__JOB_RESULT__RESULT_SUCCEEDED: return "SUCCEEDED";
+    case ACCEL__V1__JOB_RESULT__RESULT_FAILED: return "FAILED";
+    case ACCEL__V1__JOB_RESULT__RESULT_CANCELLED: return "CANCELLED";
+    case ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT: return "TIMED_OUT";
+    case ACCEL__V1__JOB_RESULT__RESULT_LOST: return "LOST";
+    default: return "ENDED";
+    }
+}
+
+json_t *view_bytes(const void *p, size_t len)
+{
+    AUTO_STR struct str text = {0};
+    const unsigned char *at = p;
+
+    if (is_utf8(p, len) && !memchr(len > 0 ? p : "x", 0, len))
+        return json_stringn_nocheck(len > 0 ? p : "", len);
+    str_init(&text);
+    while (len > 0) {
+        size_t n = *at < 0x80 ? 1 : *at < 0xe0 ? 2 : *at < 0xf0 ? 3 : 4;
+
+        if (n <= len && *at != 0 && is_utf8(at, n)) {
+            str_add(&text, at, n);
+        } else {
+            str_addf(&text, "\\x%02x", *at);
+            n = 1;
+        }
+        at += n;
+        len -= n;
+    }
+    return json_stringn_nocheck(text.data, text.len);
+}
+
+static json_t *text_of(const char *text)
+{
+    return view_bytes(text ? text : "", text ? strlen(text) : 0);
+}
+
+static json_t *data_of(ProtobufCBinaryData data)
+{
+    return view_bytes(data.data, data.len);
+}
+
+static json_t *text_or_null(const char *text)
+{
+    return text && text[0] != '\0' ? text_of(text) : json_null();
+}
+
+static json_t *number(uint64_t n)
+{
+    return json_integer((json_int_t)n);
+}
+
+static json_t *number_or_null(bool is_known, int64_t n)
+{
+    return is_known ? json_integer(n) : json_null();
+}
+
+json_t *view_time(int64_t wall_ms)
+{
+    char buf[40];
+
+    return wall_ms > 0 ? json_string(clock_format_utc(wall_ms, buf, sizeof buf)) : json_null();
+}
+
+static void put(json_t *object, const char *name, json_t *value)
+{
+    json_object_set_new_nocheck(object, name, value);
+}
+
+static json_t *texts_of(char **texts, size_t count)
+{
+    json_t *array = json_array();
+
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(array, text_of(texts[i]));
+    return array;
+}
+
+static json_t *view_rank(const Accel__V1__Rank *rank)
+{
+    json_t *o = json_object();
+    bool has_code = rank->exited && rank->signal == 0;
+
+    put(o, "rank", number(rank->rank));
+    put(o, "local_rank", number(rank->local_rank));
+    put(o, "pid", number_or_null(rank->pid > 0, rank->pid));
+    put(o, "node", text_of(rank->node));
+    put(o, "state", text_of(rank->state));
+    put(o, "exit_code", number_or_null(has_code, rank->exit_code));
+    put(o, "signal", number_or_null(rank->exited && rank->signal != 0, rank->signal));
+    put(o, "started", view_time(rank->start_ms));
+    put(o, "ended", view_time(rank->end_ms));
+    put(o, "devices", texts_of(rank->devices, rank->n_devices));
+    put(o, "stdout", data_of(rank->stdout_path));
+    put(o, "stderr", data_of(rank->stderr_path));
+    put(o, "stderr_tail", data_of(rank->stderr_tail));
+    put(o, "error", text_or_null(rank->error));
+    return o;
+}
+
+static json_t *view_attempt(const Accel__V1__Attempt *a)
+{
+    json_t *o = json_object(), *ranks = json_array();
+
+    put(o, "number", number(a->number));
+    put(o, "cause", text_or_null(view_cause(a->cause)));
+    put(o, "text", text_of(a->text));
+    put(o, "started", view_time(a->start_ms));
+    put(o, "running", view_time(a->run_ms));
+    put(o, "ended", view_time(a->end_ms));
+    put(o, "first_failed_rank", number_or_null(a->first_failed_rank >= 0, a->first_failed_rank));
+    put(o, "master_addr", text_or_null(a->master_addr));
+    put(o, "master_port", number_or_null(a->master_port > 0, a->master_port));
+    for (size_t i = 0; i < a->n_ranks; i++)
+        json_array_append_new(ranks, view_rank(a->ranks[i]));
+    put(o, "ranks", ranks);
+    return o;
+}
+
+static const char *device_kind(Accel__V1__DeviceKind kind)
+{
+    return kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU   ? "gpu"
+           : kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU ? "cpu"
+                                                        : "auto";
+}
+
+json_t *view_job(const Accel__V1__Job *job, bool has_attempts)
+{
+    json_t *o = json_object(), *list;
+    bool is_ended = job->state == ACCEL__V1__JOB_STATE__JOB_ENDED;
+
+    put(o, "id", number(job->id));
+    put(o, "name", text_of(job->name));
+    put(o, "user", text_of(job->user));
+    put(o, "uid", number(job->uid));
+    put(o, "state", json_string(view_job_state(job->state)));
+    put(o, "result", text_or_null(view_result(job->result)));
+    put(o, "reason", text_of(job->reason));
+    put(o, "exit_code", number_or_null(is_ended, job->exit_code));
+    put(o, "attempt", number(job->attempt));
+    put(o, "max_restarts", number(job->max_restarts));
+    put(o, "restarts", number(job->restarts));
+    put(o, "nodes", number(job->nodes));
+    put(o, "procs", number(job->procs));
+    put(o, "device_kind", json_string(device_kind(job->device_kind)));
+    put(o, "gpus_per_node", number(job->gpus_per_node));
+    put(o, "memory_bytes", number_or_null(job->memory_bytes > 0, (int64_t)job->memory_bytes));
+    put(o, "time_limit_ms", number_or_null(job->time_limit_ms > 0, (int64_t)job->time_limit_ms));
+    put(o, "submitted", view_time(job->submit_ms));
+    put(o, "started", view_time(job->start_ms));
+    put(o, "ended", view_time(job->end_ms));
+    put(o, "where", texts_of(job->where, job->n_where));
+    put(o, "command", data_of(job->command));
+    put(o, "cwd", data_of(job->cwd));
+    put(o, "output", job->output_pattern.len > 0 ? data_of(job->output_pattern) : json_null());
+    if (!has_attempts)
+        return o;
+    list = json_array();
+    for (size_t i = 0; i < job->n_argv; i++)
+        json_array_append_new(list, data_of(job->argv[i]));
+    put(o, "argv", list);
+    list = json_array();
+    for (size_t i = 0; i < job->n_attempts; i++)
+        json_array_append_new(list, view_attempt(job->attempts[i]));
+    put(o, "attempts", list);
+    return o;
+}
+
+static json_t *view_device(const Accel__V1__Device *d, const Accel__V1__Node *node)
+{
+    json_t *o = json_object();
+    const Accel__V1__DeviceUse *use = NULL;
+
+    for (size_t i = 0; i < node->n_uses; i++) {
+        if (strcmp(node->uses[i]->device, d->id) == 0)
+            use = node->uses[i];
+    }
+    put(o, "id", text_of(d->id));
+    put(o, "kind", json_string(device_kind(d->kind)));
+    put(o, "model", text_or_null(d->model));
+    put(o, "index", number(d->index));
+    put(o, "memory_bytes", number_or_null(d->memory_bytes > 0, (int64_t)d->memory_bytes));
+    put(o, "fault", text_or_null(d->fault));
+    put(o, "job_id", number_or_null(use != NULL, use ? (int64_t)use->job_id : 0));
+    put(o, "attempt", number_or_null(use != NULL, use ? use->attempt : 0));
+    return o;
+}
+
+json_t *view_node(const Accel__V1__Node *node)
+{
+    json_t *o = json_object(), *list = json_array();
+
+    put(o, "name", text_of(node->name));
+    put(o, "state", text_of(node->state));
+    put(o, "reason", text_of(node->reason));
+    put(o, "since", view_time(node->since_ms));
+    put(o, "address", text_of(node->address));
+    put(o, "version", text_of(node->version));
+    put(o, "incarnation", number(node->incarnation));
+    put(o, "isolation", text_of(node->isolation));
+    put(o, "cpus", number(node->cpus));
+    put(o, "memory_bytes", number(node->memory_bytes));
+    for (size_t i = 0; i < node->n_devices; i++)
+        json_array_append_new(list, view_device(node->devices[i], node));
+    put(o, "devices", list);
+    return o;
+}
+
+json_t *view_event(const Accel__V1__Event *ev)
+{
+    json_t *o = json_object();
+
+    put(o, "seq", number(ev->seq));
+    put(o, "time", view_time(ev->time_ms));
+    put(o, "kind", text_of(ev->kind));
+    put(o, "job_id", number_or_null(ev->job_id > 0, (int64_t)ev->job_id));
+    put(o, "attempt", number_or_null(ev->attempt > 0, ev->attempt));
+    put(o, "node", text_or_null(ev->node));
+    put(o, "text", text_of(ev->text));
+    return o;
+}
+
+static int no_such_field(const json_t *item, const char *name, struct accel_error *err)
+{
+    const char *key, *near = NULL;
+    unsigned best = 3;
+    json_t *value;
+
+    json_object_foreach((json_t *)item, key, value)
+    {
+        unsigned d = edit_distance(name, key, 2);
+
+        if (d < best) {
+            best = d;
+            near = key;
+        }
+    }
+    return error_set(err, ACCEL_EINVAL,
+                     "--json %s: no such field\nwhy: docs/CLI.md lists the fields\ntry: %s%s", name,
+                     near ? "--json " : "-o json, which shows them all", near ? near : "");
+}
+
+int view_select(json_t *items, const char *fields, struct accel_error *err)
+{
+    size_t index;
+    json_t *item;
+
+    json_array_foreach(items, index, item)
+    {
+        json_t *kept = json_object();
+
+        for (const char *p = fields; *p != '\0'; p += strspn(p, ",")) {
+            size_t len = strcspn(p, ",");
+            char name[64];
+
+            snprintf(name, sizeof name, "%.*s", (int)len, p);
+            json_t *value = json_object_get(item, name);
+
+            if (!value) {
+                json_decref(kept);
+                return no_such_field(item, name, err);
+            }
+            json_object_set_nocheck(kept, name, value);
+            p += len;
+        }
+        json_array_set_new(items, index, kept);
+    }
+    return 0;
+}
+
+json_t *view_list(json_t *items)
+{
+    json_t *o = json_object();
+
+    put(o, "apiVersion", json_string("accel/v1"));
+    put(o, "items", items);
+    return o;
+}
+
+json_t *view_single(json_t *object)
+{
+    json_t *o = json_object();
+
+    put(o, "apiVersion", json_string("accel/v1"));
+    json_object_update(o, object);
+    json_decref(object);
+    return o;
+}
+
+void view_print(json_t *value, enum view_form form)
+{
+    AUTO_STR struct str out = {0};
+
+    str_init(&out);
+    if (form == VIEW_YAML) {
+        view_yaml(&out, value);
+    } else {
+        AUTO_FREE char *text = json_dumps(value, JSON_INDENT(2));
+
+        str_adds(&out, text ? text : "null");
+        str_addc(&out, '\n');
+    }
+    cli_write_str(STDOUT_FILENO, &out);
+    json_decref(value);
+}
+
+void view_print_line(json_t *value)
+{
+    AUTO_FREE char *text = json_dumps(value, JSON_COMPACT);
+
+    if (text) {
+        cli_write(STDOUT_FILENO, text, strlen(text));
+        cli_write(STDOUT_FILENO, "\n", 1);
+    }
+    json_decref(value);
+}
