@@ -78,7 +78,6 @@ int submission_refused(int code, const char *text)
 {
     cli_error_text(text);
     switch (code) {
-    case ACCEL_EINVAL: return EXIT_CODE_USAGE;
     case ACCEL_EPERM:
     case ACCEL_EUNAUTH: return EXIT_CODE_DENIED;
     case ACCEL_ECLOSED:

@@ -24,7 +24,7 @@ int submission_prepare(const struct cli *cli, struct submission *s) MUST_CHECK;
 void submission_done(struct submission *s);
 /* 16 random bytes for a request that may be repeated. */
 void request_id_make(uint8_t *ret_id);
-/* The exit code for a refused job: usage stays usage, all else is "not run". */
+/* Tells why a job was refused; the exit code: 4, 5, or what stands for "not run". */
 int submission_refused(int code, const char *text);
 
 #endif
