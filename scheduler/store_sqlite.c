@@ -81,9 +81,9 @@ static const char *advice_of(int code)
         return "\nwhy: the disk or its file system reports an error"
                "\ntry: look at the kernel's messages (dmesg) and at the disk";
     case ACCEL_ECORRUPT:
-        return "\ntry: set the file aside together with its -wal file, and put back a backup"
-               " (accelctl admin restore), or start with an empty store";
-    case ACCEL_EPERM: return "\ntry: check the owner and mode of the file, its -wal file and folder";
+        return "\ntry: set the file aside together with its -wal file; copy a backup to its name,"
+               " or start without to have an empty store";
+    case ACCEL_EPERM: return "\ntry: check owner and mode of the file, its -wal file and folder";
     case ACCEL_EBUSY: return "\nwhy: another process has it open";
     default: return "";
     }

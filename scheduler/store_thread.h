@@ -43,7 +43,8 @@ void store_thread_check(struct store_thread *t,
                         void *ctx);
 /* Finishes the running operation and a commit that was given (one try; a failing one is given up),
  * closes the store, joins, frees t, then calls on_stopped, the last callback. Until then t may be
- * called: a commit given after stop is dropped without an answer, operations get ACCEL_ECANCELLED. */
+ * called: a commit given after stop is dropped without an answer, operations get
+ * ACCEL_ECANCELLED. */
 void store_thread_stop(struct store_thread *t, void (*on_stopped)(void *ctx), void *ctx);
 
 #endif

@@ -47,9 +47,16 @@ MAYBE_UNUSED static void remove_dir(const char *path)
 static void dump_blob(struct str *s, struct record_blob b)
 {
     const unsigned char *p = b.data;
+    uint64_t hash = 0xcbf29ce484222325u;
     str_addf(s, " %zu:", b.len);
     for (size_t i = 0; i < b.len; i++) {
-        str_addf(s, "%02x", p[i]);
+        hash = (hash ^ p[i]) * 0x100000001b3u;
+        if (b.len <= 16) {
+            str_addf(s, "%02x", p[i]);
+        }
+    }
+    if (b.len > 16) {
+        str_addf(s, "hash-%" PRIx64, hash);
     }
 }
 
@@ -58,17 +65,17 @@ static void dump_job(struct str *s, const struct record_job *j)
     str_addf(s, "job %" PRIu64 " %s %s %u:%u state %u result %u '%s' %u %u/%u exit %d", j->id,
              j->name, j->user, j->uid, j->gid, j->state, j->result, j->reason, j->attempt,
              j->restarts, j->max_restarts, j->exit_code);
-    str_addf(s, " ms %" PRId64 " %" PRId64 " %" PRId64 " seq %" PRIu64 " %" PRIu64 " '%s' env %" PRIu64,
-             j->submit_ms, j->start_ms, j->end_ms, j->submit_seq, j->end_seq, j->command,
-             j->environment_id);
+    str_addf(s, " ms %" PRId64 " %" PRId64 " %" PRId64 " seq %" PRIu64 " %" PRIu64, j->submit_ms,
+             j->start_ms, j->end_ms, j->submit_seq, j->end_seq);
+    str_addf(s, " '%s' env %" PRIu64, j->command, j->environment_id);
     dump_blob(s, j->request_id);
     dump_blob(s, j->spec);
 }
 
 static void dump_attempt(struct str *s, const struct record_attempt *a)
 {
-    str_addf(s, "attempt %" PRIu64 ".%u cause %u '%s' ms %" PRId64 " %" PRId64 " %" PRId64, a->job_id,
-             a->attempt, a->cause, a->text, a->start_ms, a->run_ms, a->end_ms);
+    str_addf(s, "attempt %" PRIu64 ".%u cause %u '%s' ms %" PRId64 " %" PRId64 " %" PRId64,
+             a->job_id, a->attempt, a->cause, a->text, a->start_ms, a->run_ms, a->end_ms);
     str_addf(s, " seq %" PRIu64 " %" PRIu64 " %" PRIu64 " first %d %s:%u '%s'", a->start_seq,
              a->run_seq, a->end_seq, a->first_failed_rank, a->master_addr, a->master_port,
              a->placement);
@@ -78,7 +85,8 @@ static void dump_worker(struct str *s, const struct record_worker *w)
 {
     str_addf(s, "worker %" PRIu64 ".%u.%u %s %u pid %u %d exit %d signal %d", w->job_id, w->attempt,
              w->rank, w->node, w->local_rank, w->pid, w->exited, w->exit_code, w->signal);
-    str_addf(s, " ms %" PRId64 " %" PRId64 " %s '%s'", w->start_ms, w->end_ms, w->devices, w->error);
+    str_addf(s, " ms %" PRId64 " %" PRId64 " %s '%s'", w->start_ms, w->end_ms, w->devices,
+             w->error);
     dump_blob(s, w->stderr_tail);
     dump_blob(s, w->stdout_path);
     dump_blob(s, w->stderr_path);
@@ -180,18 +188,17 @@ static struct record *step_add(struct step *st, enum record_table table)
 
 static void step_job(struct step *st, uint64_t id, uint32_t state, unsigned char *request)
 {
+    bool is_ended = state == ACCEL__V1__JOB_STATE__JOB_ENDED;
     memset(request, 0, 16);
     memcpy(request, &id, sizeof(id));
     step_add(st, RECORD_JOB)->u.job = (struct record_job){
         .id = id, .name = "train", .user = "ann", .uid = 1000, .gid = 4294967294u,
-        .state = state, .reason = "why", .command = "python3 train.py", .submit_ms = 1000 + (int64_t)id,
-        .submit_seq = id * 10 + 1, .environment_id = 1, .max_restarts = 3,
-        .attempt = state != ACCEL__V1__JOB_STATE__JOB_PENDING,
-        .result = state == ACCEL__V1__JOB_STATE__JOB_ENDED ? ACCEL__V1__JOB_RESULT__RESULT_FAILED : 0,
-        .end_seq = state == ACCEL__V1__JOB_STATE__JOB_ENDED ? id * 10 + 5 : 0,
-        .end_ms = state == ACCEL__V1__JOB_STATE__JOB_ENDED ? 9000 : 0,
-        .exit_code = state == ACCEL__V1__JOB_STATE__JOB_ENDED ? -1 : 0,
-        .request_id = {request, 16},
+        .state = state, .reason = "why", .command = "python3 train.py",
+        .submit_ms = 1000 + (int64_t)id, .submit_seq = id * 10 + 1, .environment_id = 1,
+        .max_restarts = 3, .attempt = state != ACCEL__V1__JOB_STATE__JOB_PENDING,
+        .result = is_ended ? ACCEL__V1__JOB_RESULT__RESULT_FAILED : 0,
+        .end_seq = is_ended ? id * 10 + 5 : 0, .end_ms = is_ended ? 9000 : 0,
+        .exit_code = is_ended ? -1 : 0, .request_id = {request, 16},
         .spec = {st->bulk, 100 + id * 700 % 5000}, /* some on overflow pages */
     };
 }

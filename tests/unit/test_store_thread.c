@@ -252,8 +252,8 @@ static void test_retry(void **state)
     assert_true(f->failing >= 4);
     for (unsigned i = 1; i < f->fake.tries; i++) {
         int64_t pause_ms = f->fake.try_ms[i] - f->fake.try_ms[i - 1];
-        int64_t want_ms = MIN((int64_t)LIMIT_STORE_RETRY_MIN_MS << (i - 1), LIMIT_STORE_RETRY_MAX_MS);
-        assert_true(pause_ms >= want_ms);
+        int64_t want_ms = (int64_t)LIMIT_STORE_RETRY_MIN_MS << (i - 1);
+        assert_true(pause_ms >= MIN(want_ms, LIMIT_STORE_RETRY_MAX_MS));
         assert_ptr_equal(f->fake.try_txn[i], f->fake.try_txn[0]); /* the same transaction */
     }
 }
