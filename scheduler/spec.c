@@ -13,7 +13,7 @@ static int check_string(const char *what, size_t index, const ProtobufCBinaryDat
                          "%s %zu is %zu bytes long\nwhy: the kernel takes at most %d\n"
                          "try: pass it in a file",
                          what, index, b->len, LIMIT_ARG_BYTES - 1);
-    if (memchr(b->data, 0, b->len))
+    if (b->len > 0 && memchr(b->data, 0, b->len))
         return error_set(err, ACCEL_EINVAL, "%s %zu holds a NUL byte", what, index);
     return 0;
 }
@@ -22,7 +22,7 @@ static int check_env(const Accel__V1__JobSpec *spec, struct accel_error *err)
 {
     for (size_t i = 0; i < spec->n_env; i++) {
         const ProtobufCBinaryData *b = &spec->env[i];
-        const char *eq = memchr(b->data, '=', b->len);
+        const char *eq = b->len > 0 ? memchr(b->data, '=', b->len) : NULL;
         if (!eq || eq == (const char *)b->data)
             return error_set(err, ACCEL_EINVAL, "environment entry %zu is not NAME=VALUE", i);
         int name_len = (int)MIN(eq - (const char *)b->data, 64);
