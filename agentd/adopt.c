@@ -1,0 +1,622 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is in attempts/JOB.N when acceld starts or a shim is lost: live shims are taken over, records
+ * are read, and where there is neither, the processes are swept and a record is made up. Also
+ * here: starting accel-spawn. Blocking, within bounds, only before the loop runs. Trusts the
+ * socket, not pids: a shim that lives accepts, a dead one cannot.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agentd/launcher_exec_internal.h"
+#include "agentd/procfs.h"
+#include "agentd/shim.h"
+#include "common/clock.h"
+#include "common/path.h"
+
+#define ADOPT_WAIT_MS    5000 /* for hellos and sweeps; what takes longer is told by callbacks later */
+#define PID_FILE_BYTES   8192u
+#define RANKS_FILE_BYTES (1u << 20)
+
+extern char **environ;
+
+/* ---- files of an attempt ---- */
+
+void attempt_path(struct attempt_id id, const char *file, char *path, size_t size)
+{
+    snprintf(path, size, "%" PRIu64 ".%u%s%s", id.job_id, id.attempt, file[0] != '\0' ? "/" : "",
+             file);
+}
+
+static char *read_file(int dir_fd, struct attempt_id id, const char *file, size_t cap,
+                       size_t *ret_len)
+{
+    char path[64];
+    char *data = NULL;
+    attempt_path(id, file, path, sizeof(path));
+    int r = path_read_all(dir_fd, path, cap, &data, ret_len, NULL);
+    return r == 0 ? data : NULL;
+}
+
+static bool has_file(int dir_fd, struct attempt_id id, const char *file)
+{
+    char path[64];
+    attempt_path(id, file, path, sizeof(path));
+    return faccessat(dir_fd, path, F_OK, 0) == 0;
+}
+
+int adopt_connect(int dir_fd, struct attempt_id id)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        return -errno;
+    }
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d/%" PRIu64 ".%u/sock", dir_fd,
+             id.job_id, id.attempt);
+    if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        return -errno;
+    }
+    return STEAL_FD(fd);
+}
+
+bool adopt_is_shim_alive(int dir_fd, struct attempt_id id, pid_t *ret_pid)
+{
+    size_t len;
+    int pid;
+    uint64_t start;
+    AUTO_FREE char *text = read_file(dir_fd, id, "pid", PID_FILE_BYTES, &len);
+    if (text == NULL || sscanf(text, "%d %" SCNu64, &pid, &start) != 2) {
+        return *ret_pid > 0 && proc_start_time(*ret_pid) != 0; /* it has not come to write it */
+    }
+    *ret_pid = pid;
+    return start != 0 && proc_start_time(pid) == start;
+}
+
+Accel__V1__ExitRecord *adopt_read_record(int dir_fd, struct attempt_id id)
+{
+    size_t len;
+    AUTO_FREE char *data = read_file(dir_fd, id, "exit", LIMIT_FRAME_BYTES, &len);
+    return data == NULL ? NULL : accel__v1__exit_record__unpack(NULL, len, (const uint8_t *)data);
+}
+
+void adopt_free_record(Accel__V1__ExitRecord *record)
+{
+    accel__v1__exit_record__free_unpacked(record, NULL);
+}
+
+Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct attempt *a,
+                                         bool start_failed, const char *text)
+{
+    Accel__V1__ExitRecord record = ACCEL__V1__EXIT_RECORD__INIT;
+    AUTO_FREE Accel__V1__RankExit *exits = xcalloc(a->rank_count + 1, sizeof(*exits));
+    AUTO_FREE Accel__V1__RankExit **list = xcalloc(a->rank_count + 1, sizeof(*list));
+    char path[64];
+    for (size_t i = 0; i < a->rank_count; i++) {
+        const struct rank_known *k = &a->ranks[i];
+        list[i] = k->exit != NULL ? k->exit : &exits[i];
+        accel__v1__rank_exit__init(&exits[i]);
+        exits[i].rank = k->rank;
+        exits[i].pid = k->pid;
+        exits[i].start_ms = k->start_ms;
+    }
+    record.job_id = a->id.job_id;
+    record.attempt = a->id.attempt;
+    record.era = a->era;
+    record.n_ranks = a->rank_count;
+    record.ranks = list;
+    record.start_failed = start_failed;
+    record.stop_cause = start_failed ? 0 : ACCEL__V1__CAUSE__CAUSE_SHIM_LOST;
+    record.text = (char *)text;
+    size_t len = accel__v1__exit_record__get_packed_size(&record);
+    AUTO_FREE uint8_t *data = xcalloc(1, len + 1);
+    accel__v1__exit_record__pack(&record, data);
+    attempt_path(a->id, "exit", path, sizeof(path));
+    /* Without a directory, or on a full disk, there is only what acceld reports now. */
+    (void)path_write_atomic(l->dir_fd, path, data, len, 0600, false, NULL);
+    return accel__v1__exit_record__unpack(NULL, len, data);
+}
+
+/* ---- adoption ---- */
+
+enum adopt_phase {
+    ADOPT_DONE, /* told, or nothing to tell */
+    ADOPT_HELLO,
+    ADOPT_SWEEP,
+};
+
+/* One directory on its way to being told. */
+struct orphan {
+    struct attempt *a;
+    enum adopt_phase phase;
+    int fd; /* ADOPT_HELLO: to the shim */
+    uint8_t head[CODEC_HEADER_BYTES];
+    uint8_t *body;
+    size_t have, need; /* of head, then of body */
+    Accel__V1__AttemptSpec *spec;
+};
+
+struct adoption {
+    struct launcher_exec *l;
+    void (*found)(void *ctx, const struct launcher_found *f);
+    void *ctx;
+    struct orphan *orphans;
+    size_t count;
+};
+
+static bool parse_name(const char *name, struct attempt_id *ret_id)
+{
+    char job[24];
+    const char *dot = strchr(name, '.');
+    uint64_t job_id;
+    uint64_t attempt;
+    if (dot == NULL || (size_t)(dot - name) >= sizeof(job)) {
+        return false;
+    }
+    memcpy(job, name, (size_t)(dot - name));
+    job[dot - name] = '\0';
+    if (parse_u64(job, 1, UINT64_MAX, &job_id) < 0 ||
+        parse_u64(dot + 1, 0, UINT32_MAX, &attempt) < 0) {
+        return false;
+    }
+    *ret_id = (struct attempt_id){job_id, (uint32_t)attempt};
+    return true;
+}
+
+int adopt_index(struct launcher_exec *l, struct accel_error *err)
+{
+    struct dirent *e;
+    int fd = openat(l->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (dir == NULL) {
+        int r = error_sys(err, errno, "cannot list directory %s", l->dir);
+        base_close_fd(&fd);
+        return r;
+    }
+    while ((e = readdir(dir)) != NULL) {
+        struct attempt_id id;
+        if (parse_name(e->d_name, &id) && attempt_find(l, id) == NULL) {
+            attempt_add(l, id, ATTEMPT_ENDED);
+        }
+    }
+    closedir(dir);
+    l->is_indexed = true;
+    return 0;
+}
+
+static int compare_orphans(const void *pa, const void *pb)
+{
+    const struct attempt_id *a = &((const struct orphan *)pa)->a->id;
+    const struct attempt_id *b = &((const struct orphan *)pb)->a->id;
+    if (a->job_id != b->job_id) {
+        return a->job_id < b->job_id ? -1 : 1;
+    }
+    return a->attempt < b->attempt ? -1 : a->attempt > b->attempt;
+}
+
+/* Everything that has a directory and is not ours already, in the order of the jobs. */
+static void list_orphans(struct adoption *ad)
+{
+    size_t cap = 0;
+    for (size_t i = 0; i < LAUNCHER_BUCKETS; i++) {
+        for (struct attempt *a = ad->l->buckets[i]; a != NULL; a = a->next) {
+            if (a->state != ATTEMPT_ENDED || has_file(ad->l->dir_fd, a->id, "exit.acked")) {
+                continue;
+            }
+            if (ad->count == cap) {
+                cap = MAX(cap * 2, (size_t)16);
+                ad->orphans = xrealloc(ad->orphans, cap * sizeof(*ad->orphans));
+            }
+            ad->orphans[ad->count++] = (struct orphan){.a = a, .fd = -1};
+        }
+    }
+    if (ad->count > 1) {
+        qsort(ad->orphans, ad->count, sizeof(*ad->orphans), compare_orphans);
+    }
+}
+
+static void tell(struct adoption *ad, struct orphan *o, const Accel__V1__ShimHello *hello,
+                 const Accel__V1__ExitRecord *record, bool shim_lost)
+{
+    struct launcher_found f = {
+        .id = o->a->id,
+        .era = record != NULL ? record->era : o->a->era,
+        .is_live = record == NULL,
+        .spec = o->spec,
+        .hello = hello,
+        .record = record,
+        .shim_lost = shim_lost,
+    };
+    o->phase = ADOPT_DONE;
+    ad->found(ad->ctx, &f);
+}
+
+/* True if the attempt has ended and left its record. */
+static bool tell_record(struct adoption *ad, struct orphan *o)
+{
+    Accel__V1__ExitRecord *record = adopt_read_record(ad->l->dir_fd, o->a->id);
+    if (record == NULL) {
+        return false;
+    }
+    o->a->state = ATTEMPT_ENDED;
+    tell(ad, o, NULL, record, record->stop_cause == ACCEL__V1__CAUSE__CAUSE_SHIM_LOST);
+    adopt_free_record(record);
+    return true;
+}
+
+static void begin_sweep(struct adoption *ad, struct orphan *o)
+{
+    o->phase = ADOPT_SWEEP;
+    o->a->is_adopting = true;
+    attempt_sweep(ad->l, o->a);
+}
+
+/* The shim is not there (any more). */
+static void on_dead(struct adoption *ad, struct orphan *o)
+{
+    base_close_fd(&o->fd);
+    o->fd = -1;
+    if (!tell_record(ad, o)) { /* it may have ended while we came */
+        begin_sweep(ad, o);
+    }
+}
+
+static void on_swept(struct adoption *ad, struct orphan *o)
+{
+    bool had_shim = has_file(ad->l->dir_fd, o->a->id, "pid");
+    if (tell_record(ad, o)) {
+        return;
+    }
+    Accel__V1__ExitRecord *record =
+        adopt_make_record(ad->l, o->a, !had_shim,
+                          had_shim ? "the shim of the attempt was killed"
+                                   : "acceld or accel-spawn ended while the attempt was being "
+                                     "started");
+    tell(ad, o, NULL, record, had_shim);
+    adopt_free_record(record);
+}
+
+/* Pids from the file `ranks`, for records and for a hello that does not come. */
+static void read_ranks(struct launcher_exec *l, struct attempt *a)
+{
+    size_t len;
+    char *save = NULL;
+    AUTO_FREE char *text = read_file(l->dir_fd, a->id, "ranks", RANKS_FILE_BYTES, &len);
+    if (text == NULL) {
+        return;
+    }
+    for (char *line = strtok_r(text, "\n", &save); line != NULL;
+         line = strtok_r(NULL, "\n", &save)) {
+        unsigned rank;
+        unsigned pid;
+        if (sscanf(line, "%u %u", &rank, &pid) != 2) {
+            continue;
+        }
+        for (size_t i = 0; i < a->rank_count; i++) {
+            if (a->ranks[i].rank == rank) {
+                a->ranks[i].pid = pid;
+            }
+        }
+    }
+}
+
+static void begin(struct adoption *ad, struct orphan *o)
+{
+    struct launcher_exec *l = ad->l;
+    size_t len;
+    AUTO_FREE char *data = read_file(l->dir_fd, o->a->id, "spec", LIMIT_SHIM_FRAME_BYTES, &len);
+    AUTO_STR struct str own = {0};
+    o->spec =
+        data == NULL ? NULL : accel__v1__attempt_spec__unpack(NULL, len, (const uint8_t *)data);
+    if (o->spec != NULL) {
+        attempt_set_ranks(o->a, o->spec);
+        read_ranks(l, o->a);
+    }
+    if (tell_record(ad, o)) {
+        return;
+    }
+    o->fd = adopt_connect(l->dir_fd, o->a->id);
+    if (o->fd < 0) {
+        o->fd = -1;
+        begin_sweep(ad, o);
+        return;
+    }
+    str_init(&own);
+    wire_add_own(&own, l->incarnation);
+    /* A dozen bytes into an empty socket: all or nothing. */
+    if (send(o->fd, own.data, own.len, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)own.len) {
+        on_dead(ad, o);
+        return;
+    }
+    o->phase = ADOPT_HELLO;
+}
+
+/* The shim is ours; what it says from here on comes through the loop. */
+static void take_over(struct adoption *ad, struct orphan *o, const Accel__V1__ShimHello *hello)
+{
+    o->a->state = ATTEMPT_LIVE;
+    int r = attempt_connect(ad->l, o->a, STEAL_FD(o->fd));
+    if (r < 0) {
+        begin_sweep(ad, o); /* no memory for a handle: better an end than a job without a master */
+        return;
+    }
+    if (hello != NULL) {
+        attempt_on_hello(ad->l, o->a, hello, false);
+    }
+}
+
+/* Reads exactly one frame, so that all that follows it stays for the loop. */
+static void on_hello_readable(struct adoption *ad, struct orphan *o)
+{
+    for (;;) {
+        bool is_head = o->body == NULL;
+        size_t need = is_head ? sizeof(o->head) : o->need;
+        uint8_t *at = is_head ? o->head : o->body;
+        ssize_t n = need > o->have ? recv(o->fd, at + o->have, need - o->have, MSG_DONTWAIT) : 0;
+        if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+            return;
+        }
+        if (n < 0 || (n == 0 && need > o->have)) {
+            on_dead(ad, o);
+            return;
+        }
+        o->have += (size_t)n;
+        if (o->have < need) {
+            continue;
+        }
+        if (!is_head) {
+            break;
+        }
+        o->need = (size_t)o->head[0] | (size_t)o->head[1] << 8 | (size_t)o->head[2] << 16 |
+                  (size_t)o->head[3] << 24;
+        o->have = 0;
+        if (o->need == 0 || o->need > LIMIT_FRAME_BYTES) {
+            on_dead(ad, o);
+            return;
+        }
+        o->body = xcalloc(1, o->need);
+    }
+    Accel__V1__ShimUp *up = accel__v1__shim_up__unpack(NULL, o->need, o->body);
+    if (up == NULL || up->body_case != ACCEL__V1__SHIM_UP__BODY_HELLO) {
+        on_dead(ad, o);
+    } else {
+        take_over(ad, o, up->hello);
+        if (o->phase == ADOPT_HELLO) {
+            tell(ad, o, up->hello, NULL, false);
+        }
+    }
+    if (up != NULL) {
+        accel__v1__shim_up__free_unpacked(up, NULL);
+    }
+}
+
+/* Time is up: it is told as live with what the files say, and callbacks bring the rest. */
+static void on_late(struct adoption *ad, struct orphan *o)
+{
+    Accel__V1__ShimHello hello = ACCEL__V1__SHIM_HELLO__INIT;
+    struct attempt *a = o->a;
+    AUTO_FREE Accel__V1__RankExit *exits = xcalloc(a->rank_count + 1, sizeof(*exits));
+    AUTO_FREE Accel__V1__RankExit **list = xcalloc(a->rank_count + 1, sizeof(*list));
+    for (size_t i = 0; i < a->rank_count; i++) {
+        accel__v1__rank_exit__init(&exits[i]);
+        exits[i].rank = a->ranks[i].rank;
+        exits[i].pid = a->ranks[i].pid;
+        list[i] = &exits[i];
+    }
+    hello.job_id = a->id.job_id;
+    hello.attempt = a->id.attempt;
+    hello.era = a->era;
+    hello.started = has_file(ad->l->dir_fd, a->id, "ranks");
+    hello.n_ranks = a->rank_count;
+    hello.ranks = list;
+    a->is_started = hello.started;
+    a->is_adopting = false;
+    if (o->phase == ADOPT_HELLO) {
+        uint8_t *head = o->head;
+        size_t head_len = o->body != NULL ? sizeof(o->head) : o->have;
+        take_over(ad, o, NULL);
+        if (a->wire != NULL) { /* what came of its hello already */
+            codec_reader_feed(&a->wire->in, head, head_len);
+            if (o->body != NULL) {
+                codec_reader_feed(&a->wire->in, o->body, o->have);
+            }
+        }
+    }
+    a->is_adopting = false;
+    tell(ad, o, &hello, NULL, false);
+}
+
+static void wait_all(struct adoption *ad)
+{
+    int64_t deadline = clock_mono_ms() + ADOPT_WAIT_MS;
+    AUTO_FREE struct pollfd *fds = xcalloc(ad->count + 1, sizeof(*fds));
+    AUTO_FREE struct orphan **who = xcalloc(ad->count + 1, sizeof(*who));
+    for (;;) {
+        size_t n = 0;
+        size_t open = 0;
+        for (size_t i = 0; i < ad->count; i++) {
+            struct orphan *o = &ad->orphans[i];
+            if (o->phase == ADOPT_SWEEP && !o->a->is_adopting) {
+                on_swept(ad, o);
+            }
+            open += o->phase != ADOPT_DONE;
+            if (o->phase == ADOPT_HELLO) {
+                who[n] = o;
+                fds[n++] = (struct pollfd){.fd = o->fd, .events = POLLIN};
+            }
+        }
+        int64_t left = deadline - clock_mono_ms();
+        if (open == 0 || left <= 0) {
+            return;
+        }
+        struct wire *spawn = ad->l->spawn;
+        size_t shims = n;
+        if (spawn != NULL) {
+            fds[n++] = (struct pollfd){.fd = spawn->fd,
+                                       .events = POLLIN | (ad->l->requests != NULL ? POLLOUT : 0)};
+        }
+        if (poll(fds, n, (int)left) < 0) {
+            continue; /* a signal */
+        }
+        for (size_t i = 0; i < shims; i++) {
+            if (fds[i].revents != 0) {
+                on_hello_readable(ad, who[i]);
+            }
+        }
+        if (n > shims && fds[shims].revents != 0) {
+            spawn->on_ready(spawn, ((fds[shims].revents & ~POLLOUT) != 0 ? UV_READABLE : 0) |
+                                       ((fds[shims].revents & POLLOUT) != 0 ? UV_WRITABLE : 0));
+        }
+    }
+}
+
+int launcher_exec_adopt(struct launcher *base,
+                        void (*found)(void *ctx, const struct launcher_found *f), void *ctx,
+                        struct accel_error *err)
+{
+    struct adoption ad = {.l = (struct launcher_exec *)base, .found = found, .ctx = ctx};
+    int r = adopt_index(ad.l, err);
+    if (r < 0) {
+        return r;
+    }
+    list_orphans(&ad);
+    for (size_t i = 0; i < ad.count; i++) {
+        begin(&ad, &ad.orphans[i]);
+    }
+    wait_all(&ad);
+    for (size_t i = 0; i < ad.count; i++) {
+        struct orphan *o = &ad.orphans[i];
+        if (o->phase != ADOPT_DONE) {
+            on_late(&ad, o);
+        }
+        if (o->spec != NULL) {
+            accel__v1__attempt_spec__free_unpacked(o->spec, NULL);
+        }
+        base_close_fd(&o->fd);
+        free(o->body);
+    }
+    free(ad.orphans);
+    return 0;
+}
+
+/* ---- accel-spawn ---- */
+
+/* Beside this executable, else left to PATH. */
+static void default_path(char *path, size_t size)
+{
+    ssize_t n = readlink("/proc/self/exe", path, size - 1);
+    path[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(path, '/');
+    if (slash != NULL && (size_t)(slash - path) + sizeof("/accel-spawn") <= size) {
+        memcpy(slash + 1, "accel-spawn", sizeof("accel-spawn"));
+        if (access(path, X_OK) == 0) {
+            return;
+        }
+    }
+    str_copy(path, size, "accel-spawn");
+}
+
+static int exec_spawn(const char *path, const char *attempts_dir, int fd, pid_t *ret_pid,
+                      struct accel_error *err)
+{
+    char *argv[] = {(char *)"accel-spawn", (char *)attempts_dir, NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    sigset_t none;
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, fd, SPAWN_FD);
+    posix_spawnattr_init(&attr);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+    posix_spawnattr_setsigmask(&attr, &none);
+    int sys = posix_spawnp(ret_pid, path, &actions, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attr);
+    return sys == 0 ? 0 : error_sys(err, sys, "cannot start %s", path);
+}
+
+/* Reads the READY, byte for byte no more than it. */
+static int wait_ready(int fd, char isolation[16], struct accel_error *err)
+{
+    struct codec_reader in;
+    int64_t deadline = clock_mono_ms() + LIMIT_DAEMON_START_MS;
+    const uint8_t *data;
+    size_t len;
+    int r = 0;
+    codec_reader_init(&in, LIMIT_SMALL_MESSAGE_BYTES);
+    while (r == 0) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        char byte;
+        int64_t left = deadline - clock_mono_ms();
+        ssize_t n;
+        if (left <= 0) {
+            r = error_set(err, ACCEL_ETIME, "accel-spawn does not answer");
+        } else if (poll(&p, 1, (int)left) > 0) {
+            n = recv(fd, &byte, 1, MSG_DONTWAIT);
+            if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+                r = error_set(err, ACCEL_ECLOSED, "accel-spawn ended at once");
+            } else if (n > 0) {
+                codec_reader_feed(&in, &byte, 1);
+                r = codec_reader_next(&in, &data, &len);
+            }
+        }
+    }
+    if (r > 0) {
+        Accel__V1__SpawnReply *reply = accel__v1__spawn_reply__unpack(NULL, len, data);
+        if (reply != NULL && reply->kind == ACCEL__V1__SPAWN_REPLY__KIND__READY) {
+            str_copy(isolation, 16, reply->isolation);
+            r = 0;
+        } else {
+            r = error_set(err, ACCEL_EPROTO, "accel-spawn says something else than READY");
+        }
+        if (reply != NULL) {
+            accel__v1__spawn_reply__free_unpacked(reply, NULL);
+        }
+    }
+    codec_reader_done(&in);
+    return r;
+}
+
+int launcher_exec_start_spawn(const char *path, const char *attempts_dir, int *ret_fd,
+                              char isolation[16], struct accel_error *err)
+{
+    char found[PATH_MAX];
+    AUTO_CLOSE int ours = -1;
+    AUTO_CLOSE int theirs = -1;
+    int fds[2];
+    pid_t pid = 0;
+    if (path == NULL) {
+        default_path(found, sizeof(found));
+        path = found;
+    }
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
+        return error_sys(err, errno, "cannot make a connection to accel-spawn");
+    }
+    ours = fds[0];
+    theirs = fds[1];
+    int r = exec_spawn(path, attempts_dir, theirs, &pid, err);
+    if (r < 0) {
+        return r;
+    }
+    base_close_fd(&theirs);
+    theirs = -1;
+    r = wait_ready(ours, isolation, err);
+    if (r < 0) {
+        kill(pid, SIGKILL);
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {}
+        return r;
+    }
+    *ret_fd = STEAL_FD(ours);
+    return 0;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cgroup.h - one cgroup of the unified hierarchy per attempt, for tracking and killing (limits come
+ * later). accel-spawn makes the parent directory accel-UID-HASH (HASH of the attempts directory,
+ * so that two daemons of one user stay apart) below its own cgroup or, where that cannot be
+ * written, below the root; the ranks go to PARENT/JOB.N. Used by accel-spawn and, after the fork, by
+ * the shim. Single-threaded; nothing blocks but the kernel.
+ */
+#ifndef ACCEL_AGENTD_CGROUP_H
+#define ACCEL_AGENTD_CGROUP_H
+
+#include <limits.h>
+
+#include "common/base.h"
+
+struct cgroup_root {
+    int fd; /* of the parent directory, -1: no cgroups */
+    char path[PATH_MAX];
+};
+
+/* Finds or makes the parent and tries it with a process. False where cgroups cannot be used. */
+bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir);
+/* Removes the parent if no attempt lives in it. */
+void cgroup_root_done(struct cgroup_root *root);
+/* Makes PARENT/name, empty; returns its descriptor or -errno. */
+int cgroup_make(struct cgroup_root *root, const char *name);
+/* SIGKILL to all in it, atomically; they may be still dying on return. False: it did not work. */
+bool cgroup_kill(int cgroup_fd);
+/* Removes PARENT/name: 0 is the proof that no process is in it (or it never was there), else -errno
+ * (EBUSY: there are). */
+int cgroup_remove(struct cgroup_root *root, const char *name);
+/* Opens cgroup.events: poll() tells POLLPRI when `populated` changes. -errno. */
+int cgroup_events_open(int cgroup_fd);
+bool cgroup_is_populated(int events_fd);
+
+/* fork() into a cgroup (cgroup_fd -1: as the parent). Returns the pid, 0 in the child, or -errno;
+ * *ret_pidfd is -1 where the kernel has no pidfds. A kernel or policy without clone3 gets a plain
+ * fork, which is not in the cgroup: *ret_in_cgroup says. */
+int cgroup_fork(int cgroup_fd, int *ret_pidfd, bool *ret_in_cgroup);
+
+#endif

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * launcher_exec_internal.h - the state of launcher_exec, shared by launcher_exec.c (the running
+ * system) and adopt.c (what an earlier acceld left).
+ */
+#ifndef ACCEL_AGENTD_LAUNCHER_EXEC_INTERNAL_H
+#define ACCEL_AGENTD_LAUNCHER_EXEC_INTERNAL_H
+
+#include <sys/types.h>
+#include <uv.h>
+
+#include "agentd/launcher.h"
+#include "common/codec.h"
+#include "common/limits.h"
+
+#define LAUNCHER_BUCKETS 1024u /* attempts of one node by job; chains stay short far beyond it */
+#define LAUNCHER_INPUTS                                                                            \
+    8u /* unanswered inputs of one attempt; one by contract, more are answered
+                                  `closed` */
+
+enum attempt_state {
+    ATTEMPT_LAUNCHING, /* START was sent */
+    ATTEMPT_LIVE,
+    ATTEMPT_DETACHED, /* the connection is gone; the shim is dying, or serves a newer acceld */
+    ATTEMPT_SWEEPING, /* SWEEP was sent */
+    ATTEMPT_ENDED,    /* on_gone was called, or the directory was found so */
+};
+
+/* A stream socket on the loop. Freed when libuv lets go of the handle. */
+struct wire {
+    uv_poll_t poll;
+    int fd;
+    int events;
+    struct codec_reader in;
+    struct str out;
+    void (*on_ready)(struct wire *w, int events);
+    struct launcher_exec *l;
+    struct attempt *a; /* NULL: accel-spawn's, or the attempt has let go */
+};
+
+/* What is known of a rank, for the record of a shim that was killed. */
+struct rank_known {
+    uint32_t rank;
+    uint32_t pid;
+    int64_t start_ms;
+    Accel__V1__RankExit *exit; /* owned copy; NULL: not known to have ended */
+};
+
+struct attempt {
+    struct attempt *next; /* in its bucket */
+    struct attempt_id id;
+    enum attempt_state state;
+    bool has_directory; /* state before LAUNCHING was ENDED: put back if the launch is refused */
+    bool is_forked;     /* accel-spawn or the shim itself said so */
+    bool is_cut;        /* the connection ended before FORKED came */
+    bool is_started;    /* on_started was called, or an earlier acceld had it */
+    bool is_watched;
+    bool is_adopting; /* launcher_exec_adopt waits for SWEPT: no on_gone then */
+    uint64_t era;
+    pid_t shim_pid;
+    struct wire *wire;  /* to the shim; NULL: none */
+    struct wire *pidfd; /* DETACHED: ready when the shim is dead */
+    struct rank_known *ranks;
+    size_t rank_count;
+    uint64_t inputs[LAUNCHER_INPUTS];
+    size_t input_count;
+};
+
+/* An answer that must not come from inside the call. */
+struct deferred {
+    struct deferred *next;
+    struct attempt_id id;
+    uint64_t input_id;
+};
+
+/* Bytes for accel-spawn, with the descriptor that goes with the first of them. */
+struct request {
+    struct request *next;
+    int fd; /* -1: none, or sent */
+    size_t done;
+    struct str bytes;
+};
+
+struct launcher_exec {
+    struct launcher base; /* first */
+    struct launcher_callbacks cb;
+    void *ctx;
+    uv_loop_t *loop;
+    char *dir;
+    int dir_fd;
+    uint64_t incarnation;
+    struct wire *spawn; /* NULL: lost */
+    struct request *requests, **requests_end;
+    struct attempt *buckets[LAUNCHER_BUCKETS];
+    bool is_indexed; /* every directory has an entry in buckets */
+    struct deferred *deferred, **deferred_end;
+    uv_idle_t idle; /* runs while there is something deferred, and keeps the loop from waiting */
+    size_t open_handles;
+    bool is_closing;
+    void (*on_closed)(void *ctx);
+    void *closed_ctx;
+};
+
+/* launcher_exec.c */
+struct attempt *attempt_find(struct launcher_exec *l, struct attempt_id id);
+struct attempt *attempt_add(struct launcher_exec *l, struct attempt_id id,
+                            enum attempt_state state);
+/* The attempt talks with its shim over fd (owned from here) from now on. */
+int attempt_connect(struct launcher_exec *l, struct attempt *a, int fd);
+/* Takes over what hello says; tell: on_exited for ends that are news. */
+void attempt_on_hello(struct launcher_exec *l, struct attempt *a, const Accel__V1__ShimHello *hello,
+                      bool tell);
+void attempt_set_ranks(struct attempt *a, const Accel__V1__AttemptSpec *spec);
+/* Waits for the death of the shim, then sweeps. */
+void attempt_detach(struct launcher_exec *l, struct attempt *a);
+void attempt_sweep(struct launcher_exec *l, struct attempt *a);
+/* ShimOwn, at the head of a new connection. */
+void wire_add_own(struct str *out, uint64_t incarnation);
+
+/* adopt.c */
+/* Connects to JOB.N/sock: a descriptor, or -errno (ECONNREFUSED, ENOENT: no shim is there). */
+int adopt_connect(int dir_fd, struct attempt_id id);
+bool adopt_is_shim_alive(int dir_fd, struct attempt_id id, pid_t *ret_pid);
+/* The record on disk, NULL if there is none (readable); caller frees with free_unpacked. */
+Accel__V1__ExitRecord *adopt_read_record(int dir_fd, struct attempt_id id);
+/* Makes up the record of an attempt whose shim did not write one and puts it on disk. rank pointers
+ * go into `a`; caller calls adopt_free_record. */
+Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct attempt *a,
+                                         bool start_failed, const char *text);
+void adopt_free_record(Accel__V1__ExitRecord *record);
+/* Adds entries for all directories. ACCEL_EIO if they cannot be listed. */
+int adopt_index(struct launcher_exec *l, struct accel_error *err);
+void attempt_path(struct attempt_id id, const char *file, char *path, size_t size);
+
+#endif

@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * accel-spawn's loop: requests of acceld in, attempts' directories and shims out. Small and with
+ * little memory on purpose, because every shim is a fork of it. Must not keep a descriptor of an
+ * attempt after the fork (acceld notices a dead shim by the end of its connection), must not
+ * wait for anything but the kernel, and opens no network.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agentd/spawn_internal.h"
+
+#define READ_BYTES    65536u
+#define EPOLL_BATCH   64
+#define SHIM_BACKLOG  64 /* ranks and an acceld that connect at once; further ones wait */
+#define CLAIM_BACKLOG 8  /* only so that who is refused can ask for the owner */
+#define CLAIM_PREFIX  "accel-claim-"
+
+void spawn_epoll(struct spawn *sp, int op, int fd, uint32_t events)
+{
+    struct epoll_event ev = {.events = events, .data.fd = fd};
+    if (epoll_ctl(sp->ep_fd, op, fd, &ev) < 0 && op == EPOLL_CTL_ADD) {
+        sp->is_over = true; /* acceld starts another one */
+    }
+}
+
+/* ---- answers ---- */
+
+static void flush(struct spawn *sp)
+{
+    size_t done = 0;
+    while (done < sp->out.len) {
+        ssize_t n =
+            send(sp->fd, sp->out.data + done, sp->out.len - done, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            sp->is_over = sp->is_over || errno != EAGAIN;
+            break;
+        }
+        done += (size_t)n;
+    }
+    str_drop_front(&sp->out, done);
+    if ((sp->out.len > 0) != sp->wants_write) {
+        sp->wants_write = sp->out.len > 0;
+        spawn_epoll(sp, EPOLL_CTL_MOD, sp->fd, EPOLLIN | (sp->wants_write ? EPOLLOUT : 0));
+    }
+}
+
+void spawn_reply(struct spawn *sp, Accel__V1__SpawnReply *reply)
+{
+    codec_add(&sp->out, &reply->base);
+    if (sp->out.len > LIMIT_SHIM_FRAME_BYTES) {
+        sp->is_over = true; /* an acceld that asks and never reads */
+    }
+}
+
+static void reply_failed(struct spawn *sp, const Accel__V1__AttemptSpec *spec,
+                         const struct accel_error *err, bool exists)
+{
+    Accel__V1__SpawnReply reply = ACCEL__V1__SPAWN_REPLY__INIT;
+    reply.job_id = spec->job_id;
+    reply.attempt = spec->attempt;
+    reply.kind = ACCEL__V1__SPAWN_REPLY__KIND__FAILED;
+    reply.error = err->sys;
+    reply.text = (char *)err->text;
+    reply.exists = exists;
+    spawn_reply(sp, &reply);
+}
+
+/* ---- what an attempt needs before its shim ---- */
+
+/* What is open for an attempt while its shim is made. */
+struct attempt_files {
+    char name[40];
+    int dir_fd, listen_fd, cgroup_fd;
+    int *claim_fds;
+    size_t claim_count;
+};
+
+static void files_close(struct attempt_files *f)
+{
+    base_close_fd(&f->dir_fd);
+    base_close_fd(&f->listen_fd);
+    base_close_fd(&f->cgroup_fd);
+    for (size_t i = 0; i < f->claim_count; i++) {
+        base_close_fd(&f->claim_fds[i]);
+    }
+    free(f->claim_fds);
+}
+
+static int write_spec(int dir_fd, const Accel__V1__AttemptSpec *spec, struct accel_error *err)
+{
+    size_t len = accel__v1__attempt_spec__get_packed_size(spec);
+    AUTO_FREE uint8_t *data = xcalloc(1, len + 1);
+    size_t done = 0;
+    AUTO_CLOSE int fd = openat(dir_fd, "spec", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return error_sys(err, errno, "cannot write the attempt's specification");
+    }
+    accel__v1__attempt_spec__pack(spec, data);
+    while (done < len) {
+        ssize_t n = write(fd, data + done, len - done);
+        if (n < 0 && errno != EINTR) {
+            return error_sys(err, errno, "cannot write the attempt's specification");
+        }
+        done += n > 0 ? (size_t)n : 0;
+    }
+    return 0;
+}
+
+static int make_listener(struct attempt_files *f, struct accel_error *err)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d/sock", f->dir_fd);
+    f->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    /* The mode of a socket's file comes from the mode of its descriptor, less the umask. */
+    if (f->listen_fd < 0 || fchmod(f->listen_fd, 0600) < 0 ||
+        bind(f->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+        listen(f->listen_fd, SHIM_BACKLOG) < 0) {
+        return error_sys(err, errno, "cannot make the attempt's socket");
+    }
+    return 0;
+}
+
+/* Who holds a claim that we cannot have, for people. */
+static void describe_owner(const struct sockaddr_un *addr, socklen_t len, char *text, size_t size)
+{
+    struct ucred peer;
+    socklen_t peer_len = sizeof(peer);
+    AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    text[0] = '\0';
+    if (fd >= 0 && connect(fd, (const struct sockaddr *)addr, len) == 0 &&
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_len) == 0) {
+        snprintf(text, size, " of user id %u", (unsigned)peer.uid);
+    }
+}
+
+static int take_claim(const char *claim, int *ret_fd, struct accel_error *err)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    char owner[48];
+    /* Abstract: it goes with its last holder, and it counts for every user of the host. */
+    int len = snprintf(addr.sun_path + 1, sizeof(addr.sun_path) - 1, CLAIM_PREFIX "%s", claim);
+    if (len < 0 || (size_t)len >= sizeof(addr.sun_path) - 1) {
+        return error_set(err, ACCEL_EINVAL, "the name of device %s is too long", claim);
+    }
+    socklen_t addr_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len);
+    AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        return error_sys(err, errno, "cannot claim device %s", claim);
+    }
+    if (bind(fd, (struct sockaddr *)&addr, addr_len) < 0) {
+        if (errno != EADDRINUSE) {
+            return error_sys(err, errno, "cannot claim device %s", claim);
+        }
+        describe_owner(&addr, addr_len, owner, sizeof(owner));
+        error_set(err, ACCEL_EBUSY, "device %s is in use by another attempt%s on this host", claim,
+                  owner);
+        err->sys = EADDRINUSE;
+        return ACCEL_EBUSY;
+    }
+    (void)listen(fd, CLAIM_BACKLOG); /* without it only the owner's name is missing */
+    *ret_fd = STEAL_FD(fd);
+    return 0;
+}
+
+static int take_claims(struct attempt_files *f, const Accel__V1__AttemptSpec *spec,
+                       struct accel_error *err)
+{
+    f->claim_fds = xcalloc(spec->n_claims + 1, sizeof(*f->claim_fds));
+    for (size_t i = 0; i < spec->n_claims; i++) {
+        int r = take_claim(spec->claims[i], &f->claim_fds[i], err);
+        if (r < 0) {
+            return r;
+        }
+        f->claim_count++;
+    }
+    return 0;
+}
+
+static int check_spec(const Accel__V1__AttemptSpec *spec, struct accel_error *err)
+{
+    if (spec->n_argv == 0 || spec->n_ranks == 0 || spec->n_ranks > LIMIT_PROCS_PER_NODE) {
+        return error_set(err, ACCEL_EINVAL, "a start needs a program and 1 to %u ranks",
+                         LIMIT_PROCS_PER_NODE);
+    }
+    if (spec->uid != geteuid()) {
+        error_set(err, ACCEL_EPERM, "this node runs jobs of user id %u only, not of user id %u",
+                  (unsigned)geteuid(), spec->uid);
+        err->sys = EPERM;
+        return ACCEL_EPERM;
+    }
+    return 0;
+}
+
+/* Makes everything; on failure the directory stays (unless *ret_exists) as the tombstone. */
+static int make_files(struct spawn *sp, const Accel__V1__AttemptSpec *spec, struct attempt_files *f,
+                      bool *ret_exists, struct accel_error *err)
+{
+    snprintf(f->name, sizeof(f->name), "%" PRIu64 ".%u", spec->job_id, spec->attempt);
+    if (mkdirat(sp->dir_fd, f->name, 0700) < 0) {
+        *ret_exists = errno == EEXIST;
+        return error_sys(err, errno, "cannot make directory %s/%s", sp->dir, f->name);
+    }
+    f->dir_fd = openat(sp->dir_fd, f->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (f->dir_fd < 0) {
+        return error_sys(err, errno, "cannot open directory %s/%s", sp->dir, f->name);
+    }
+    int r = write_spec(f->dir_fd, spec, err);
+    if (r == 0) {
+        r = check_spec(spec, err);
+    }
+    if (r == 0) {
+        r = take_claims(f, spec, err);
+    }
+    if (r == 0) {
+        r = make_listener(f, err);
+    }
+    if (r == 0 && sp->has_cgroups) {
+        f->cgroup_fd = cgroup_make(&sp->cgroups, f->name);
+        if (f->cgroup_fd < 0) {
+            f->cgroup_fd = -1; /* the shim keeps the tree together without it */
+        }
+    }
+    return r;
+}
+
+/* ---- requests ---- */
+
+static void shim_add(struct spawn *sp, pid_t pid, const Accel__V1__AttemptSpec *spec)
+{
+    if (sp->shim_count == sp->shim_cap) {
+        sp->shim_cap = MAX(sp->shim_cap * 2, (size_t)16);
+        sp->shims = xrealloc(sp->shims, sp->shim_cap * sizeof(*sp->shims));
+    }
+    sp->shims[sp->shim_count++] =
+        (struct spawn_shim){.pid = pid, .job_id = spec->job_id, .attempt = spec->attempt};
+}
+
+static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, const struct attempt_files *f,
+                     int conn_fd, struct accel_error *err)
+{
+    pid_t self = getpid();
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct shim_start start = {
+            .spec = spec,
+            .attempts_dir = sp->dir,
+            .dir_fd = f->dir_fd,
+            .listen_fd = f->listen_fd,
+            .conn_fd = conn_fd,
+            .claim_fds = f->claim_fds,
+            .claim_count = f->claim_count,
+            .cgroups = sp->has_cgroups ? &sp->cgroups : NULL,
+            .cgroup_fd = f->cgroup_fd,
+            .spawn_pid = self,
+            .nofile = sp->nofile,
+        };
+        shim_run(&start);
+    }
+    if (pid < 0) {
+        return error_sys(err, errno, "cannot make a process for the attempt's shim");
+    }
+    shim_add(sp, pid, spec);
+    Accel__V1__SpawnReply reply = ACCEL__V1__SPAWN_REPLY__INIT;
+    reply.job_id = spec->job_id;
+    reply.attempt = spec->attempt;
+    reply.kind = ACCEL__V1__SPAWN_REPLY__KIND__FORKED;
+    reply.pid = (uint32_t)pid;
+    spawn_reply(sp, &reply);
+    return 0;
+}
+
+static void on_start(struct spawn *sp, Accel__V1__AttemptSpec *spec)
+{
+    struct attempt_files f = {.dir_fd = -1, .listen_fd = -1, .cgroup_fd = -1};
+    struct accel_error err = {0};
+    bool exists = false;
+    AUTO_CLOSE int conn_fd = -1;
+    if (sp->fd_count > 0) {
+        conn_fd = sp->fds[0];
+        memmove(&sp->fds[0], &sp->fds[1], --sp->fd_count * sizeof(sp->fds[0]));
+    }
+    int r = make_files(sp, spec, &f, &exists, &err);
+    if (r == 0) {
+        r = fork_shim(sp, spec, &f, conn_fd, &err);
+    }
+    if (r < 0) {
+        if (f.cgroup_fd >= 0) {
+            cgroup_remove(&sp->cgroups, f.name);
+        }
+        reply_failed(sp, spec, &err, exists);
+    }
+    files_close(&f);
+}
+
+static void spawn_request_dispatch(struct spawn *sp, Accel__V1__SpawnRequest *request)
+{
+    switch (request->body_case) {
+    case ACCEL__V1__SPAWN_REQUEST__BODY_START: on_start(sp, request->start); break;
+    case ACCEL__V1__SPAWN_REQUEST__BODY_SWEEP:
+        sweep_add(sp, request->sweep->job_id, request->sweep->attempt);
+        break;
+    case ACCEL__V1__SPAWN_REQUEST__BODY__NOT_SET: /* acceld and we are one version */
+    default: sp->is_over = true; break;
+    }
+}
+
+static void take_fds(struct spawn *sp, struct msghdr *msg)
+{
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) {
+            continue;
+        }
+        size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < n; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
+            if (sp->fd_count < SPAWN_FDS) {
+                sp->fds[sp->fd_count++] = fd;
+            } else {
+                close(fd);
+            }
+        }
+    }
+}
+
+/* One read. The kernel ends a read after a packet that carried descriptors, so these arrive no
+ * later than the last byte of their START and in its order. */
+static void on_request(struct spawn *sp)
+{
+    static char buf[READ_BYTES];
+    char control[CMSG_SPACE(sizeof(int) * SPAWN_FDS)] __attribute__((aligned(8)));
+    struct iovec iov = {.iov_base = buf, .iov_len = sizeof(buf)};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control,
+                         .msg_controllen = sizeof(control)};
+    const uint8_t *data;
+    size_t len;
+    int r;
+    ssize_t n = recvmsg(sp->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return;
+    }
+    if (n <= 0) {
+        sp->is_over = true;
+        return;
+    }
+    take_fds(sp, &msg);
+    codec_reader_feed(&sp->in, buf, (size_t)n);
+    while ((r = codec_reader_next(&sp->in, &data, &len)) > 0) {
+        Accel__V1__SpawnRequest *request = accel__v1__spawn_request__unpack(NULL, len, data);
+        if (request == NULL) {
+            r = ACCEL_EPROTO;
+            break;
+        }
+        spawn_request_dispatch(sp, request);
+        accel__v1__spawn_request__free_unpacked(request, NULL);
+    }
+    sp->is_over = sp->is_over || r < 0;
+}
+
+/* ---- children ---- */
+
+static void on_child(struct spawn *sp, pid_t pid, int status)
+{
+    size_t i = 0;
+    while (i < sp->shim_count && sp->shims[i].pid != pid) {
+        i++;
+    }
+    if (i == sp->shim_count) {
+        sweep_on_ready(sp, -1); /* an orphan that was killed */
+        return;
+    }
+    struct spawn_shim shim = sp->shims[i];
+    sp->shims[i] = sp->shims[--sp->shim_count];
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+        return; /* it has told acceld itself, and nothing is left */
+    }
+    Accel__V1__SpawnReply reply = ACCEL__V1__SPAWN_REPLY__INIT;
+    reply.job_id = shim.job_id;
+    reply.attempt = shim.attempt;
+    reply.kind = ACCEL__V1__SPAWN_REPLY__KIND__SHIM_DIED;
+    reply.pid = (uint32_t)pid;
+    spawn_reply(sp, &reply);
+    sp->may_have_orphans = true;
+    sweep_on_ready(sp, -1);
+}
+
+static void on_signal(struct spawn *sp)
+{
+    struct signalfd_siginfo info[8];
+    int status;
+    pid_t pid;
+    while (read(sp->signal_fd, info, sizeof(info)) > 0) {}
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        on_child(sp, pid, status);
+    }
+}
+
+/* ---- life ---- */
+
+static int spawn_init(struct spawn *sp, int fd, const char *attempts_dir)
+{
+    const char *setting = getenv(SPAWN_CGROUP_VARIABLE);
+    sigset_t mask;
+    sp->fd = fd;
+    codec_reader_init(&sp->in, LIMIT_SHIM_FRAME_BYTES);
+    str_init(&sp->out);
+    sp->cgroups.fd = -1;
+    AUTO_CLOSE int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(null_fd, 1) < 0) {
+        perror("accel-spawn: /dev/null");
+        return -1;
+    }
+    if (realpath(attempts_dir, sp->dir) == NULL ||
+        (sp->dir_fd = open(sp->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0) {
+        fprintf(stderr, "accel-spawn: %s: %s\n", attempts_dir, strerror(errno));
+        return -1;
+    }
+    /* A shim needs five descriptors a rank. The ranks get back what was set. */
+    getrlimit(RLIMIT_NOFILE, &sp->nofile);
+    setrlimit(RLIMIT_NOFILE, &(struct rlimit){sp->nofile.rlim_max, sp->nofile.rlim_max});
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    sigemptyset(&mask);
+    sigaddset(&mask, SIGCHLD);
+    sigprocmask(SIG_SETMASK, &mask, NULL);
+    sp->signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+    sp->ep_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (sp->signal_fd < 0 || sp->ep_fd < 0) {
+        perror("accel-spawn");
+        return -1;
+    }
+    spawn_epoll(sp, EPOLL_CTL_ADD, sp->signal_fd, EPOLLIN);
+    spawn_epoll(sp, EPOLL_CTL_ADD, sp->fd, EPOLLIN);
+    sp->has_cgroups =
+        (setting == NULL || strcmp(setting, "0") != 0) && cgroup_root_init(&sp->cgroups, sp->dir);
+    return sp->is_over ? -1 : 0;
+}
+
+static void spawn_done(struct spawn *sp)
+{
+    for (size_t i = 0; i < sp->fd_count; i++) {
+        close(sp->fds[i]);
+    }
+    cgroup_root_done(&sp->cgroups);
+    codec_reader_done(&sp->in);
+    str_done(&sp->out);
+    free(sp->shims);
+    free(sp->sweeps);
+}
+
+int spawn_run(int fd, const char *attempts_dir)
+{
+    static struct spawn spawn;
+    struct spawn *sp = &spawn;
+    int r = spawn_init(sp, fd, attempts_dir);
+    if (r < 0) {
+        return 1;
+    }
+    Accel__V1__SpawnReply ready = ACCEL__V1__SPAWN_REPLY__INIT;
+    ready.kind = ACCEL__V1__SPAWN_REPLY__KIND__READY;
+    ready.pid = (uint32_t)getpid();
+    ready.isolation = (char *)(sp->has_cgroups ? "cgroup2" : "none");
+    spawn_reply(sp, &ready);
+    flush(sp);
+    while (!sp->is_over) {
+        struct epoll_event events[EPOLL_BATCH];
+        int n = epoll_wait(sp->ep_fd, events, EPOLL_BATCH, -1);
+        for (int i = 0; i < n; i++) {
+            if (events[i].data.fd == sp->signal_fd) {
+                on_signal(sp);
+            } else if (events[i].data.fd == sp->fd) {
+                on_request(sp);
+            } else {
+                sweep_on_ready(sp, events[i].data.fd);
+            }
+        }
+        sweep_advance(sp);
+        flush(sp);
+    }
+    spawn_done(sp);
+    return 0;
+}
