@@ -31,7 +31,7 @@ struct record_blob {
     size_t len;
 };
 
-/* One row of (key, value) pairs in the table meta. */
+/* The one row of the table meta. */
 struct record_meta {
     uint64_t era;          /* of the store: random at creation */
     uint64_t epoch;        /* coordinator starts; persisted before serving */
