@@ -112,8 +112,9 @@ struct record_event {
 
 struct record {
     enum record_table table;
-    bool
-        is_delete; /* only the key fields count; for RECORD_JOB: its attempts, workers and events go too */
+    /* Only the key fields count. A job takes its attempts, workers and events with it, an attempt its
+     * workers. */
+    bool is_delete;
     union {
         struct record_meta meta;
         struct record_environment environment;
