@@ -95,7 +95,7 @@ static int connect_named(struct session *s, int *ret_fd, struct accel_error *err
         s->path, why.text);
 }
 
-static int session_connect(struct session *s, struct accel_error *err)
+static int connect_any(struct session *s, struct accel_error *err)
 {
     AUTO_CLOSE int fd = -1;
     int r;
@@ -118,10 +118,25 @@ static int session_connect(struct session *s, struct accel_error *err)
         }
     }
     if (r < 0)
-        return r == ACCEL_ENOENT || r == ACCEL_ECLOSED
-                   ? error_wrap(err, ACCEL_EUNAVAIL, "no coordinator")
-                   : r;
+        return r;
     return rpc_local_channel_create(&s->loop, STEAL_FD(fd), on_lost, s, &s->channel, err);
+}
+
+/* What failed on the way to a success, a first try to connect for one, is not told. */
+static int session_connect(struct session *s, struct accel_error *err)
+{
+    struct accel_error why = {0};
+    int r = connect_any(s, &why);
+
+    if (r == ACCEL_ENOENT || r == ACCEL_ECLOSED) {
+        error_wrap(&why, r, "no coordinator");
+        r = ACCEL_EUNAVAIL;
+    }
+    if (r < 0 && err) {
+        *err = why;
+        err->code = r;
+    }
+    return r;
 }
 
 /* The connection broke some time ago: a new one, and everybody begins again. */
