@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a worker finds: hostile environments of an enclosing job, each contract's names, devices and
+ * output patterns. Everything is a function of its input here.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "agentd/agent.h"
+#include "common/limits.h"
+#include "common/str.h"
+
+#define ENV_MAX 64
+
+struct fixture {
+    struct arena arena;
+    Accel__V1__Start start;
+    Accel__V1__AttemptRef ref;
+    Accel__V1__JobSpec spec;
+    ProtobufCBinaryData argv[2], env[ENV_MAX];
+    Accel__V1__Device gpu[4], cpu;
+    const Accel__V1__Device *node[5];
+    struct environ_input in;
+    Accel__V1__AttemptSpec *built;
+    struct accel_error err;
+};
+
+static struct fixture f;
+static const char *const gpu_ids[] = {"gpu:A", "gpu:B", "gpu:C", "gpu:D"};
+static const char *const gpu_visible[] = {"GPU-a", "GPU-b", "GPU-c", "GPU-d"};
+
+static ProtobufCBinaryData bytes(const char *text)
+{
+    return (ProtobufCBinaryData){strlen(text), (uint8_t *)text};
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    memset(&f, 0, sizeof(f));
+    arena_init(&f.arena);
+    accel__v1__start__init(&f.start);
+    accel__v1__attempt_ref__init(&f.ref);
+    accel__v1__job_spec__init(&f.spec);
+    f.ref.job_id = 12;
+    f.ref.attempt = 3;
+    f.ref.era = 1;
+    f.argv[0] = bytes("/usr/local/bin/python3");
+    f.argv[1] = bytes("train.py");
+    f.spec.argv = f.argv;
+    f.spec.n_argv = 2;
+    f.spec.env = f.env;
+    f.spec.max_restarts = 5;
+    f.start.ref = &f.ref;
+    f.start.spec = &f.spec;
+    f.start.world_size = f.start.local_size = 2;
+    f.start.node_count = 1;
+    f.start.job_name = (char *)"charlm";
+    f.start.user = (char *)"ann";
+    f.start.last_cause = ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED;
+    accel__v1__device__init(&f.cpu);
+    f.cpu.id = (char *)"cpu:0";
+    f.cpu.kind = ACCEL__V1__DEVICE_KIND__DEVICE_CPU;
+    f.node[0] = &f.cpu;
+    for (size_t i = 0; i < 4; i++) {
+        accel__v1__device__init(&f.gpu[i]);
+        f.gpu[i].id = (char *)gpu_ids[i];
+        f.gpu[i].visible = (char *)gpu_visible[i];
+        f.gpu[i].kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+        f.node[i + 1] = &f.gpu[i];
+    }
+    f.in = (struct environ_input){.start = &f.start,
+                                  .devices = f.node,
+                                  .device_count = 5,
+                                  .master_addr = "127.0.0.1",
+                                  .ifname = "lo",
+                                  .node_name = "n1",
+                                  .master_port = 20001,
+                                  .pet_port = 20002,
+                                  .incarnation = 4,
+                                  .attempts_dir = "/state/attempts",
+                                  .wall_ms = 99};
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    arena_done(&f.arena);
+    return 0;
+}
+
+static void inherit(const char *text)
+{
+    assert_true(f.spec.n_env < ENV_MAX);
+    f.env[f.spec.n_env++] = bytes(text);
+}
+
+static void build(void)
+{
+    if (environ_build(&f.in, &f.arena, &f.built, &f.err) < 0)
+        fail_msg("%s", f.err.text);
+}
+
+/* The value in a list; NULL if it is not there; fails if it is there twice. */
+static const char *value_in(const ProtobufCBinaryData *env, size_t count, const char *name)
+{
+    const char *value = NULL;
+    size_t len = strlen(name);
+    for (size_t i = 0; i < count; i++) {
+        if (env[i].len <= len || memcmp(env[i].data, name, len) != 0 || env[i].data[len] != '=')
+            continue;
+        if (value)
+            fail_msg("%s stands twice", name);
+        char *copy = arena_alloc(&f.arena, env[i].len - len);
+        memcpy(copy, env[i].data + len + 1, env[i].len - len - 1);
+        value = copy;
+    }
+    return value;
+}
+
+static const char *common_value(const char *name)
+{
+    return value_in(f.built->env, f.built->n_env, name);
+}
+
+static const char *rank_value(size_t rank, const char *name)
+{
+    return value_in(f.built->ranks[rank]->env, f.built->ranks[rank]->n_env, name);
+}
+
+static void assert_value(const char *name, const char *expected)
+{
+    const char *value = common_value(name);
+    if (!value || strcmp(value, expected) != 0)
+        fail_msg("%s is %s, not %s", name, value ? value : "unset", expected);
+}
+
+static const char *const dropped[] = {
+    "SLURM_PROCID=3",
+    "SLURM_JOB_ID=9",
+    "SLURMD_NODENAME=x",
+    "PMI_RANK=1",
+    "PMI_SIZE=8",
+    "PMI_FD=5",
+    "PMIX_NAMESPACE=n",
+    "OMPI_COMM_WORLD_RANK=3",
+    "OMPI_COMM_WORLD_SIZE=4",
+    "OMPI_MCA_orte_hnp_uri=1.0;tcp://1.2.3.4:5",
+    "OMPI_UNIVERSE_SIZE=4",
+    "PET_NNODES=4",
+    "TORCHELASTIC_ENABLE_FILE_TIMER=1",
+    "NODE_RANK=2",
+    "LOCAL_SIZE=9",
+    "CROSS_RANK=1",
+    "JAX_COORDINATOR_ADDRESS=h:1",
+    "JAX_LOCAL_DEVICE_IDS=0",
+    "ACCEL_ATTEMPT_DIR=/x",
+    "ACCEL_LOST=1",
+    "=C:",
+    "no equals sign",
+    "",
+};
+static const char *const kept[] = {
+    "ACCELERATE_MIXED_PRECISION=bf16",
+    "LOCAL_DATA=/d",
+    "OMPI_MCA_btl=tcp,self",
+    "OMPI_ALLOW_RUN_AS_ROOT=1",
+    "MV2_ENABLE_AFFINITY=0",
+    "RANKED=1",
+    "HOME=/h",
+    "EMPTY=",
+    "TWO=a=b",
+};
+
+static void test_hostile_environment(void **state)
+{
+    (void)state;
+    inherit("RANK=7");
+    inherit("WORLD_SIZE=64");
+    inherit("MASTER_ADDR=10.0.0.1");
+    inherit("MASTER_PORT=1");
+    inherit("LOCAL_RANK=5");
+    inherit("MV2_COMM_WORLD_SIZE=9");
+    inherit("TWICE=first");
+    inherit("TWICE=second");
+    for (size_t i = 0; i < ARRAY_LEN(dropped); i++)
+        inherit(dropped[i]);
+    for (size_t i = 0; i < ARRAY_LEN(kept); i++)
+        inherit(kept[i]);
+    f.in.pet_port = 0;
+    build();
+    for (size_t i = 0; i < ARRAY_LEN(dropped); i++) {
+        for (size_t k = 0; k < f.built->n_env; k++)
+            assert_false(f.built->env[k].len == strlen(dropped[i]) &&
+                         memcmp(f.built->env[k].data, dropped[i], f.built->env[k].len) == 0);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
+        char name[64];
+        size_t len = strcspn(kept[i], "=");
+        snprintf(name, sizeof(name), "%.*s", (int)len, kept[i]);
+        assert_value(name, kept[i] + len + 1);
+    }
+    assert_value("TWICE", "second");
+    assert_value("WORLD_SIZE", "2");
+    assert_value("MASTER_ADDR", "127.0.0.1");
+    assert_value("MV2_COMM_WORLD_SIZE", "2");
+    assert_null(common_value("RANK")); /* of the ranks' own lists */
+    assert_null(common_value("LOCAL_RANK"));
+    assert_null(common_value("PET_NNODES"));
+    assert_null(common_value("PMI_SIZE")); /* no process manager answers here */
+    assert_null(common_value("OMPI_COMM_WORLD_SIZE"));
+}
+
+static void test_names_of_each_contract(void **state)
+{
+    (void)state;
+    build();
+    assert_value("MASTER_PORT", "20001");
+    assert_value("LOCAL_WORLD_SIZE", "2");
+    assert_value("GROUP_RANK", "0");
+    assert_value("GROUP_WORLD_SIZE", "1");
+    assert_value("ROLE_NAME", "default");
+    assert_value("TORCHELASTIC_RUN_ID", "12");
+    assert_value("TORCHELASTIC_RESTART_COUNT", "2");
+    assert_value("TORCHELASTIC_MAX_RESTARTS", "5");
+    assert_value("TORCHELASTIC_USE_AGENT_STORE", "False");
+    assert_value("OMP_NUM_THREADS", "1");
+    assert_value("PYTHONUNBUFFERED", "1");
+    assert_value("GLOO_SOCKET_IFNAME", "lo");
+    assert_value("NCCL_SOCKET_IFNAME", "lo");
+    assert_value("TP_SOCKET_IFNAME", "lo");
+    assert_value("ACCEL_JOB_ID", "12");
+    assert_value("ACCEL_JOB_NAME", "charlm");
+    assert_value("ACCEL_ATTEMPT", "3");
+    assert_value("ACCEL_ATTEMPT_CAUSE", "worker_failed");
+    assert_value("ACCEL_WORLD_SIZE", "2");
+    assert_value("ACCEL_NODE", "n1");
+    assert_value("PET_NNODES", "1");
+    assert_value("PET_MASTER_PORT", "20002");
+    assert_null(common_value("PET_REDIRECTS"));
+    assert_string_equal(rank_value(1, "RANK"), "1");
+    assert_string_equal(rank_value(1, "LOCAL_RANK"), "1");
+    assert_string_equal(rank_value(1, "ROLE_RANK"), "1");
+    assert_string_equal(rank_value(1, "ACCEL_RANK"), "1");
+    assert_string_equal(rank_value(1, "MV2_COMM_WORLD_LOCAL_RANK"), "1");
+    assert_string_equal(rank_value(0, "TORCHELASTIC_ERROR_FILE"),
+                        "/state/attempts/12.3/0.error.json");
+    assert_int_equal(f.built->incarnation, 4);
+    assert_int_equal(f.built->created_ms, 99);
+    assert_int_equal(f.built->n_argv, 2);
+}
+
+static void test_what_the_user_set_stays(void **state)
+{
+    (void)state;
+    inherit("OMP_NUM_THREADS=8");
+    inherit("GLOO_SOCKET_IFNAME=eth7");
+    inherit("PYTHONUNBUFFERED=");
+    inherit("ACCELERATE_USE_CPU=false");
+    build();
+    assert_value("OMP_NUM_THREADS", "8");
+    assert_value("GLOO_SOCKET_IFNAME", "eth7");
+    assert_value("NCCL_SOCKET_IFNAME", "lo");
+    assert_value("PYTHONUNBUFFERED", "");
+    assert_value("ACCELERATE_USE_CPU", "false");
+    f.start.world_size = f.start.local_size = 1;
+    f.spec.n_env = 0;
+    build();
+    assert_null(common_value("OMP_NUM_THREADS"));
+}
+
+static void test_debian_torchrun(void **state)
+{
+    (void)state;
+    f.argv[0] = bytes("/usr/bin/torchrun");
+    build();
+    assert_value("PET_REDIRECTS", "1");
+    assert_value("PET_TEE", "1");
+}
+
+static void test_devices(void **state)
+{
+    char *three[] = {(char *)"gpu:B", (char *)"gpu:D", (char *)"gpu:A"};
+    char *cpu[] = {(char *)"cpu:0"};
+    char *missing[] = {(char *)"gpu:Z"};
+    (void)state;
+    f.start.devices = three;
+    f.start.n_devices = 3;
+    build();
+    assert_value("CUDA_VISIBLE_DEVICES", "GPU-b,GPU-d,GPU-a");
+    assert_value("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+    assert_null(common_value("ACCELERATE_USE_CPU"));
+    assert_int_equal(f.built->n_claims, 3);
+    assert_int_equal(f.built->ranks[0]->n_devices, 1);
+    assert_int_equal(f.built->ranks[1]->n_devices, 2);
+    assert_string_equal(f.built->ranks[1]->devices[0], "gpu:D");
+    f.start.devices = cpu;
+    f.start.n_devices = 1;
+    build();
+    assert_value("CUDA_VISIBLE_DEVICES", "");
+    assert_value("ACCELERATE_USE_CPU", "true");
+    assert_int_equal(f.built->n_claims, 0);
+    f.in.device_count = 1; /* a node without GPUs: nothing to hide */
+    build();
+    assert_null(common_value("CUDA_VISIBLE_DEVICES"));
+    f.start.devices = missing;
+    assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_ENOENT);
+    assert_non_null(strstr(f.err.text, "gpu:Z"));
+}
+
+static void test_split(void **state)
+{
+    (void)state;
+    for (size_t ranks = 1; ranks < 12; ranks++) {
+        for (size_t count = 0; count < 24; count++) {
+            size_t next = 0;
+            for (size_t i = 0; i < ranks; i++) {
+                size_t first, len;
+                environ_split(count, ranks, i, &first, &len);
+                assert_true(first + len <= count);
+                if (count >= ranks) { /* each device once, sizes differ by one at most */
+                    assert_int_equal(first, next);
+                    assert_true(len == count / ranks || len == count / ranks + 1);
+                } else {
+                    assert_int_equal(len, count ? 1 : 0);
+                }
+                next = first + len;
+            }
+            assert_int_equal(next, count);
+        }
+    }
+}
+
+static void assert_output(size_t rank, const char *expected)
+{
+    const ProtobufCBinaryData *path = &f.built->ranks[rank]->output_file;
+    assert_int_equal(path->len, strlen(expected));
+    assert_memory_equal(path->data, expected, path->len);
+}
+
+static void test_output_pattern(void **state)
+{
+    (void)state;
+    f.spec.output_pattern = bytes("/o/%u/%x-%j.%A.%N%%.r%r");
+    build();
+    assert_output(0, "/o/ann/charlm-12.3.n1%.r0");
+    assert_output(1, "/o/ann/charlm-12.3.n1%.r1");
+    f.spec.output_pattern = bytes("/o/%j.out");
+    build();
+    assert_output(0, "/o/12.out");
+    assert_int_equal(f.built->ranks[1]->output_file.len, 0);
+    f.spec.output_pattern = bytes("/o/%q");
+    assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_EINVAL);
+    assert_non_null(strstr(f.err.text, "%q is none of"));
+    f.spec.output_pattern = bytes("/o/%");
+    assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_EINVAL);
+    f.spec.output_pattern = bytes("relative");
+    assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_EINVAL);
+}
+
+static void test_bad_starts(void **state)
+{
+    (void)state;
+    f.spec.n_argv = 0;
+    assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_EINVAL);
+    f.spec.n_argv = 1;
+    f.start.first_rank = 1; /* 1 + 2 > 2 */
+    assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_EINVAL);
+    f.start.first_rank = UINT32_MAX;
+    assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_EINVAL);
+    f.start.first_rank = 0;
+    f.start.local_size = 0;
+    assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_EINVAL);
+    f.start.local_size = 2;
+    f.ref.attempt = 0;
+    assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_EINVAL);
+}
+
+/* As many names as a shell may have, some of them large. */
+static void test_large_environment(void **state)
+{
+    enum { COUNT = 5000 };
+    ProtobufCBinaryData *env = arena_alloc(&f.arena, COUNT * sizeof(*env));
+    char *big = arena_alloc(&f.arena, 100001);
+    (void)state;
+    memset(big, 'x', 100000);
+    memcpy(big, "BIG=", 4);
+    for (size_t i = 0; i < COUNT - 1; i++)
+        env[i] = bytes(arena_printf(&f.arena, "NAME_%zu=%zu", i % 4000, i));
+    env[COUNT - 1] = bytes(big);
+    f.spec.env = env;
+    f.spec.n_env = COUNT;
+    build();
+    assert_value("NAME_0", "4000");
+    assert_value("NAME_3999", "3999");
+    assert_int_equal(strlen(common_value("BIG")), 99996);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_hostile_environment, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_names_of_each_contract, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_the_user_set_stays, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_debian_torchrun, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_devices, setup, teardown),
+        cmocka_unit_test(test_split),
+        cmocka_unit_test_setup_teardown(test_output_pattern, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_bad_starts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_large_environment, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
