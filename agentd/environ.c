@@ -217,8 +217,15 @@ struct gpus {
     struct str visible; /* what CUDA_VISIBLE_DEVICES carries */
 };
 
-/* The GPUs among the attempt's devices; the claims that the shim holds for them go into the
- * spec. */
+/* A UUID names one piece of hardware to the whole host; a scripted name or an index does not,
+ * and two daemons with fake devices must not get in each other's way. */
+static bool is_claimed(const Accel__V1__Device *d)
+{
+    static const char *const uuids[] = {"GPU-", "MIG-"};
+    return STARTS_WITH_ANY(d->visible, strlen(d->visible), uuids);
+}
+
+/* The GPUs among the attempt's devices, and the claims that the shim holds for them. */
 static int collect_gpus(const struct environ_input *in, struct arena *a, struct gpus *gpus,
                         Accel__V1__AttemptSpec *spec, struct accel_error *err)
 {
@@ -233,7 +240,8 @@ static int collect_gpus(const struct environ_input *in, struct arena *a, struct 
         if (gpus->count++)
             str_addc(&gpus->visible, ',');
         str_adds(&gpus->visible, d->visible);
-        spec->claims[spec->n_claims++] = s->devices[i];
+        if (is_claimed(d))
+            spec->claims[spec->n_claims++] = s->devices[i];
     }
     return 0;
 }
