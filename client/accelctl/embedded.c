@@ -279,6 +279,20 @@ int embedded_start_result(struct embedded_start *start, struct accel_error *err)
     return daemon_died(start, "the node daemon (acceld) did not start", err);
 }
 
+int embedded_start_wait(struct embedded_start *start, struct accel_error *err)
+{
+    struct pollfd pfd = {.fd = start->ready_fd, .events = POLLIN};
+    int64_t deadline = clock_mono_ms() + LIMIT_DAEMON_START_MS;
+    int n;
+
+    do
+        n = poll(&pfd, 1, (int)MAX(deadline - clock_mono_ms(), 0));
+    while (n < 0 && errno == EINTR);
+    if (n <= 0)
+        return daemon_died(start, "the node daemon (acceld) is not ready after 15 s", err);
+    return embedded_start_result(start, err);
+}
+
 void embedded_start_done(struct embedded_start *start)
 {
     base_close_fd(&start->ready_fd);
@@ -349,8 +363,12 @@ static int wait_for_pair(struct embedded_start *coord, struct embedded_start *ag
 static int start_pair(const struct places *p, struct accel_error *err)
 {
     struct embedded_start coord = {.ready_fd = -1, .lock_fd = -1}, agent = coord;
-    int r = start_daemon(p, false, p->socket, &coord, err);
+    char program[PATH_MAX];
+    /* Half an installation is none: no coordinator for a node daemon that is not there. */
+    int r = find_program("acceld", program, sizeof program, err);
 
+    if (r == 0)
+        r = start_daemon(p, false, p->socket, &coord, err);
     if (r == 0)
         r = start_daemon(p, true, p->socket, &agent, err);
     if (r == 0)

@@ -30,6 +30,8 @@ int embedded_start_agent(const char *socket_path, struct embedded_start *ret_sta
 /* Reads ready_fd, which is readable (or blocks). 0: ready, or another acceld is there already;
  * else why it died. */
 int embedded_start_result(struct embedded_start *start, struct accel_error *err);
+/* Waits for it first, at most LIMIT_DAEMON_START_MS. */
+int embedded_start_wait(struct embedded_start *start, struct accel_error *err);
 void embedded_start_done(struct embedded_start *start);
 
 #endif

@@ -94,15 +94,19 @@ void result_add_attempt_end(struct str *out, const Accel__V1__Attempt *a)
 static void add_rank_row(struct str *out, const Accel__V1__Attempt *a, const Accel__V1__Rank *rank,
                          bool is_first)
 {
-    AUTO_STR struct str end = {0}, ran = {0};
+    AUTO_STR struct str end = {0}, ran = {0}, pid = {0};
 
+    str_init(&pid);
     str_init(&end);
     str_init(&ran);
     result_add_rank_end(&end, rank);
     if (rank->start_ms > 0 && rank->end_ms >= rank->start_ms)
         str_addf(&ran, "%.1fs", (double)(rank->end_ms - rank->start_ms) / 1000);
-    str_addf(out, "  %5u%s %-16s %8u  %8s  %s%s\n", rank->rank, is_first ? "*" : " ", rank->node,
-             rank->pid, ran.data, end.data, is_first ? "  <- failed first" : "");
+    if (rank->pid > 0)
+        str_addf(&pid, "%u", rank->pid);
+    str_addf(out, "  %5u%s %-16s %8s  %8s  %s%s\n", rank->rank, is_first ? "*" : " ", rank->node,
+             pid.len > 0 ? pid.data : "-", ran.len > 0 ? ran.data : "-", end.data,
+             is_first ? "  <- failed first" : "");
 }
 
 /* The failing rank comes first; the order of the others is that of their ranks. */

@@ -129,7 +129,6 @@ static int session_connect(struct session *s, struct accel_error *err)
     int r = connect_any(s, &why);
 
     if (r == ACCEL_ENOENT || r == ACCEL_ECLOSED) {
-        error_wrap(&why, r, "no coordinator");
         r = ACCEL_EUNAVAIL;
     }
     if (r < 0 && err) {
@@ -331,7 +330,7 @@ int session_ensure_agent_now(struct session *s, struct accel_error *err)
     r = embedded_start_agent(s->path, &start, err);
     if (r < 0)
         return r == ACCEL_EBUSY ? 0 : r;
-    r = embedded_start_result(&start, err);
+    r = embedded_start_wait(&start, err);
     embedded_start_done(&start);
     return r;
 }
