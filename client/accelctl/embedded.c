@@ -244,16 +244,32 @@ static void read_log_tail(const struct embedded_start *start, char *buf, size_t 
     }
 }
 
+/* A daemon's last words: its lines are joined, but for what it says itself that may help. */
 static int daemon_died(const struct embedded_start *start, const char *what,
                        struct accel_error *err)
 {
-    char tail[300];
+    AUTO_STR struct str why = {0};
+    char tail[400];
+    const char *help = NULL;
 
     read_log_tail(start, tail, sizeof tail);
-    for (char *c = tail; *c != '\0'; c++)
-        *c = *c == '\n' ? ';' : *c;
+    str_init(&why);
+    for (char *line = tail; line && *line != '\0';) {
+        char *end = strchr(line, '\n');
+
+        if (end)
+            *end++ = '\0';
+        if (strncmp(line, "try: ", 5) == 0)
+            help = line + 5;
+        else
+            str_addf(&why, "%s%s", why.len > 0 ? "; " : "",
+                     strncmp(line, "why: ", 5) == 0 ? line + 5 : line);
+        line = end;
+    }
+    if (help)
+        return error_set(err, ACCEL_EUNAVAIL, "%s\nwhy: %s\ntry: %s", what, why.data, help);
     return error_set(err, ACCEL_EUNAVAIL, "%s\nwhy: %s\ntry: cat %s", what,
-                     tail[0] != '\0' ? tail : "it wrote nothing into its log", start->log_path);
+                     why.len > 0 ? why.data : "it wrote nothing into its log", start->log_path);
 }
 
 /* Did it only find that another one has the state directory already? That one serves as well. */
