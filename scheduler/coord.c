@@ -206,8 +206,6 @@ static void collect_job(struct coord *c, struct coord_batch *b, struct job *j)
         .request_id = blob_dup(a, j->request_id, sizeof(j->request_id)),
         .spec = blob_dup(a, j->spec, j->spec_len),
     };
-    if (j->id >= c->job_id_floor)
-        c->job_id_floor = j->id + 1;
 }
 
 static void collect_attempt(struct coord_batch *b, const struct attempt *at)

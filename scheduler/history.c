@@ -295,8 +295,8 @@ static void prune_job(struct coord *c, struct job *j)
     struct record *r = mark_loose(c, RECORD_JOB);
     r->is_delete = true;
     r->u.job.id = j->id;
-    if (j->id >= c->job_id_floor) {
-        c->job_id_floor = j->id + 1;
+    if (j->id >= c->job_id_floor) { /* once its row is gone, nothing else says that it was used */
+        c->job_id_floor = c->job_id_next;
         c->meta_dirty = true;
     }
     job_free(c, j);
