@@ -254,6 +254,9 @@ static int daemon_died(const struct embedded_start *start, const char *what,
 
     read_log_tail(start, tail, sizeof tail);
     str_init(&why);
+    /* A line of the log has the lines of an error in one, with ';' between. */
+    for (char *c = strstr(tail, ";try: "); c; c = strstr(c, ";try: "))
+        *c = '\n';
     for (char *line = tail; line && *line != '\0';) {
         char *end = strchr(line, '\n');
 
