@@ -279,7 +279,9 @@ static bool stream_read(struct rpc_stream *s)
     if (s->is_closing || s->is_broken)
         return false;
     rpc_buf_add(&s->in, s->pump->scratch + done, rest - done);
-    return !s->is_paused;
+    if (to_in > 0 && rest > 0)
+        stream_hand_out_in(s); /* the rest may have completed the frame that had begun */
+    return !s->is_paused && !s->is_closing && !s->is_broken;
 }
 
 static void on_stream_poll(uv_poll_t *poll, int status, int events)
