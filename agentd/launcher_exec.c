@@ -675,14 +675,12 @@ static int exec_launch(struct launcher *base, const Accel__V1__AttemptSpec *spec
     return 0;
 }
 
-/* The attempt if it can be talked to. */
+/* The attempt if it can be talked to. DETACHED with a wire: ShimOwn is on its way, and a shim that
+ * takes it obeys what follows it. */
 static struct attempt *reachable(struct launcher_exec *l, struct attempt_id id)
 {
     struct attempt *a = attempt_find(l, id);
-    return a != NULL && a->wire != NULL &&
-                   (a->state == ATTEMPT_LAUNCHING || a->state == ATTEMPT_LIVE)
-               ? a
-               : NULL;
+    return a != NULL && a->wire != NULL ? a : NULL;
 }
 
 static void exec_stop(struct launcher *base, struct attempt_id id, uint64_t grace_ms,

@@ -10,7 +10,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agentd/shim_internal.h"
@@ -296,13 +296,15 @@ static int open_copy(struct shim *s, struct shim_rank *k)
     str_init(&path);
     str_init(&text);
     str_add(&path, k->spec->output_file.data, k->spec->output_file.len);
-    /* O_NONBLOCK: a pipe that nobody reads is an error, not a reason to wait. */
-    k->copy_fd = open(path.data, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
-                      0666 & ~((mode_t)s->spec->umask & 0777));
+    /* As the job would. O_NONBLOCK: a pipe that nobody reads is an error, not a reason to wait. */
+    mode_t own = umask((mode_t)s->spec->umask & 0777);
+    k->copy_fd =
+        open(path.data, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
+    int sys = errno;
+    umask(own);
     if (k->copy_fd >= 0) {
         return 0;
     }
-    int sys = errno;
     str_adds(&text, "cannot open the output file ");
     str_add_shell_quoted(&text, path.data, path.len);
     str_addf(&text, ": %s", strerror(sys));
