@@ -14,7 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define STORM_WIDTH 10
+#define STORM_WIDTH       10
+#define STORM_GENERATIONS 50000 /* each; if a test fails to kill it, the storm blows over */
 
 static int ready_fd;
 
@@ -43,7 +44,7 @@ _Noreturn static void stay(void)
 /* Lives as a chain of short-lived processes, so that its pid is never the one just read. */
 _Noreturn static void run_away(void)
 {
-    for (;;) {
+    for (int i = 0; i < STORM_GENERATIONS; i++) {
         pid_t pid = fork();
         if (pid > 0 || (pid < 0 && errno != EAGAIN)) {
             _exit(0);
@@ -53,6 +54,7 @@ _Noreturn static void run_away(void)
         }
         setsid();
     }
+    _exit(0);
 }
 
 static void make_storm(void)
