@@ -189,7 +189,8 @@ class Gate:
 
     def __init__(self, path):
         self.path = path
-        os.mkfifo(path, 0o600)
+        os.mkfifo(path)
+        os.chmod(path, 0o666)
         self.fd = os.open(path, os.O_RDWR)  # so that neither side blocks in open
 
     def open(self, workers=1):
@@ -201,7 +202,8 @@ class Mailbox:
 
     def __init__(self, path):
         self.path = path
-        os.mkfifo(path, 0o622)
+        os.mkfifo(path)
+        os.chmod(path, 0o666)
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         self.rest = b""
 

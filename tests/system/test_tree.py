@@ -1,0 +1,103 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""At the end of a job nothing of it is left, however its processes hide; with cgroups and without."""
+import os
+import signal
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from accel_test import (FIXTURES, PYTHON, Mailbox, check, check_equal, is_alive,  # noqa: E402
+                        main, test, wait_pid_gone)
+
+TREE = os.path.join(FIXTURES, "tree.py")
+
+
+def meet(box):
+    """The pids of the family once all of them are there: those with an environment, and the others."""
+    pids = {"pid": [], "bare": []}
+    while True:
+        word = box.line().split()
+        if word == ["ready"]:
+            return pids["pid"], pids["bare"]
+        pids[word[0]].append(int(word[1]))
+
+
+def plant(c, end, *options):
+    box = Mailbox(c.path("box"))
+    job = c.submit(*options, PYTHON, TREE, box.path, end)
+    pids, bare = meet(box)
+    return job, pids, bare
+
+
+def check_gone(c, job, pids):
+    """At once when the job has ended: it must not have ended before."""
+    left = [pid for pid in pids if is_alive(pid)]
+    check(not left, "processes are left after the end of job %s: %s", job, left)
+    c.check_no_workers(timeout=1)
+
+
+def after_cancel(c):
+    job, pids, bare = plant(c, "wait", "--grace", "100ms")
+    c.ok("cancel", job)
+    c.wait(job, 130)
+    check_gone(c, job, pids + bare)
+
+
+def after_normal_end(c):
+    job, pids, bare = plant(c, "0")
+    c.wait(job, 0)
+    check_gone(c, job, pids + bare)
+
+
+def after_failure_of_peer(c):
+    gate = c.gate("gate")
+    box = Mailbox(c.path("box"))
+    script = ("if [ $RANK = 1 ]; then read x < %s; exit 9; fi; exec %s %s %s wait" %
+              (gate.path, PYTHON, TREE, box.path))
+    job = c.submit("--procs", "2", "sh", "-c", script)
+    pids, bare = meet(box)
+    gate.open()
+    c.wait(job, 9)
+    check_gone(c, job, pids + bare)
+
+
+def after_shim_kill(c):
+    job, pids, bare = plant(c, "wait")
+    os.kill(c.shim(job), signal.SIGKILL)
+    c.wait(job, 125)
+    check_equal(c.describe(job)["attempts"][0]["cause"], "shim_lost", "cause")
+    check_gone(c, job, pids + bare)
+
+
+def after_shim_kill_without_acceld(c):
+    job, pids, bare = plant(c, "wait")
+    shim = c.shim(job)
+    c.kill_acceld()
+    os.kill(shim, signal.SIGKILL)
+    wait_pid_gone(shim)
+    c.wait(job, 125)
+    check_equal(c.describe(job)["attempts"][0]["cause"], "shim_lost", "cause")
+    node = c.ok("nodes", "-o", "json").json()["items"][0]
+    if node["isolation"] == "cgroup2":
+        check_gone(c, job, pids + bare)
+        return
+    # Their subreaper and its parent are dead and nothing marks them: only a cgroup holds these.
+    for pid in bare:
+        os.kill(pid, signal.SIGKILL)
+    check_gone(c, job, pids)
+
+
+STORIES = {
+    "after cancel": after_cancel,
+    "after rank 0 ended with 0": after_normal_end,
+    "after a peer failed": after_failure_of_peer,
+    "after kill -9 of the shim": after_shim_kill,
+    "after kill -9 of acceld and then of the shim": after_shim_kill_without_acceld,
+}
+for what, story in STORIES.items():
+    test("nothing is left %s" % what)(story)
+    test("nothing is left %s, without cgroups" % what, env={"ACCEL_SPAWN_CGROUP": "0"})(story)
+    test("nothing is left %s, without root" % what, uid=65534)(story)
+
+if __name__ == "__main__":
+    main()
