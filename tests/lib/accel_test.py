@@ -548,7 +548,10 @@ def run_one(function, how):
 
 
 def diagnostics(text):
-    for line in str(text).split("\n"):
+    lines = str(text).split("\n")
+    if len(lines) > 40:
+        lines = lines[:20] + ["... %d lines ..." % (len(lines) - 40)] + lines[-20:]
+    for line in lines:
         print("#   " + line.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
