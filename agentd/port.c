@@ -72,26 +72,28 @@ void port_pool_destroy(struct port_pool *p)
     free(p);
 }
 
-/* 0, or the errno of bind(). */
+/* 0, or the errno of socket() or bind(). */
 static int probe(int family, const struct sockaddr *addr, socklen_t len)
 {
     AUTO_CLOSE int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int v6only = 0;
     if (fd < 0)
-        return errno == EAFNOSUPPORT ? 0 : errno;
-    int v6only = 1;
+        return errno;
     if (family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)))
         return errno;
-    if (bind(fd, addr, len) == 0 || errno == EADDRNOTAVAIL) /* IPv6 switched off: not busy */
-        return 0;
-    return errno;
+    return bind(fd, addr, len) == 0 ? 0 : errno;
 }
 
+/* A wildcard of both families in one bind(), which collides with anybody on either: this is on the
+ * way of every start. Where there is no IPv6, of IPv4 alone. */
 static int probe_both(uint32_t port)
 {
-    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
-    int sys = probe(AF_INET, (struct sockaddr *)&v4, sizeof(v4));
-    return sys ? sys : probe(AF_INET6, (struct sockaddr *)&v6, sizeof(v6));
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int sys = probe(AF_INET6, (struct sockaddr *)&v6, sizeof(v6));
+    if (sys == EAFNOSUPPORT || sys == EADDRNOTAVAIL || sys == EPERM)
+        sys = probe(AF_INET, (struct sockaddr *)&v4, sizeof(v4));
+    return sys;
 }
 
 int port_pool_lease(struct port_pool *p, int64_t now_ms, uint32_t *ret_port,
