@@ -74,6 +74,7 @@ struct world_coord {
     struct coord_batch *open, *committing;
     struct store_txn txn;
     bool is_failing, is_stopped, is_commit_due;
+    bool is_failure_applied; /* a commit that fails has reached the disk */
     uint32_t failures; /* of the running commit */
     struct world_items deferred, inbox;
     struct world_timer commit, start, resume, calm;
@@ -250,6 +251,8 @@ void coord_boot(struct world_coord *c);
 void coord_kill(struct world_coord *c, int64_t down_ms);
 void coord_stop(struct world_coord *c, int64_t ms);            /* SIGSTOP, and SIGCONT later */
 void coord_slow(struct world_coord *c, int64_t by_ms, int64_t ms); /* a slow disk for a while */
+/* The next `count` commits fail, after the data has reached the disk or before. */
+void coord_fail_commits(struct world_coord *c, unsigned count, bool is_applied);
 int64_t coord_next_ms(const struct world_coord *c);            /* -1: none */
 void coord_turn(struct world_coord *c);                        /* ticks and flushes */
 

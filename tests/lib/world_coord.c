@@ -110,10 +110,10 @@ static int commit_now(struct world_coord *c)
 {
     struct accel_error err = {0};
     int r = c->world->store->ops->commit(c->world->store, &c->txn, &err);
-    if (r == 0) {
+    if (r == 0)
         books_say_commit(c->world, &c->txn);
+    if (r == 0 || c->is_failure_applied)
         books_committed(c->world, &c->txn);
-    }
     WORLD_CHECK(c->world, r == 0 || r == ACCEL_ENOSPC, "the store refuses: %s", err.text);
     return r;
 }
@@ -162,6 +162,12 @@ static void flush(struct world_coord *c)
     c->txn = (struct store_txn){
         .records = b->records, .count = b->record_count, .epoch = coord_epoch(c->core)};
     world_timer_set(w, &c->commit, world_draw(w, w->config.commit) + c->slow_ms, on_commit, c);
+}
+
+void coord_fail_commits(struct world_coord *c, unsigned count, bool is_applied)
+{
+    store_mem_fail_commits(c->world->store, count, is_applied);
+    c->is_failure_applied = is_applied;
 }
 
 /* --- time --- */
@@ -222,7 +228,7 @@ void coord_boot(struct world_coord *c)
     coord_collect(c->core, c->open);
     c->txn = (struct store_txn){
         .records = c->open->records, .count = c->open->record_count, .epoch = c->epoch};
-    store_mem_fail_commits(w->store, 0, false); /* a full disk would only delay the start */
+    coord_fail_commits(c, 0, false); /* a full disk would only delay the start */
     r = commit_now(c);
     CHECK(r == 0 && c->open->output_count == 0);
     coord_batch_reset(c->open);

@@ -78,7 +78,7 @@ static void happen_dispatch(struct faults *f, enum fault_kind kind)
     case FAULT_COORD_KILL: coord_kill(&w->coord, draw(f, 0, 2500)); break;
     case FAULT_COORD_STOP: coord_stop(&w->coord, draw(f, 200, 4000)); break;
     case FAULT_COMMIT_FAIL:
-        store_mem_fail_commits(w->store, (unsigned)draw(f, 1, 5), prng_chance(&f->prng, 50));
+        coord_fail_commits(&w->coord, (unsigned)draw(f, 1, 5), prng_chance(&f->prng, 50));
         break;
     case FAULT_COMMIT_SLOW: coord_slow(&w->coord, draw(f, 50, 1500), draw(f, 500, 4000)); break;
     case FAULT_AGENT_KILL: node_kill(n, draw(f, 0, 3000)); break;
@@ -128,7 +128,7 @@ void faults_end(struct faults *f)
 {
     struct world *w = f->world;
     world_timer_clear(w, &f->timer);
-    store_mem_fail_commits(w->store, 0, false);
+    coord_fail_commits(&w->coord, 0, false);
     for (uint32_t i = 0; i < w->config.node_count; i++)
         if (w->nodes[i].fault[0])
             toggle_device(f, &w->nodes[i]);

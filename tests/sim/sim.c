@@ -19,6 +19,7 @@
 #define HEAL_MS     (40 * 60 * 1000)
 #define PLAIN_WRITES 5u /* rows of a plain job's whole life, as record.h promises */
 #define TAIL_LINES  60
+#define SEED_SECONDS 20 /* of real time: a seed takes some milliseconds */
 
 static const struct {
     uint64_t seed;
@@ -60,12 +61,22 @@ static void on_abort(int signo)
     show_tail();
 }
 
+/* A step that never returns. */
+static void on_alarm(int signo)
+{
+    (void)signo;
+    show_tail();
+    _exit(1);
+}
+
 __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)(void));
 
 static void catch_failures(void)
 {
     struct sigaction sa = {.sa_handler = on_abort, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGABRT, &sa, NULL);
+    sa.sa_handler = on_alarm;
+    sigaction(SIGALRM, &sa, NULL);
     if (__sanitizer_set_death_callback)
         __sanitizer_set_death_callback(show_tail);
 }
@@ -191,6 +202,7 @@ static void run_seed(uint64_t seed)
 {
     struct prng p;
     struct faults faults;
+    alarm(SEED_SECONDS);
     prng_init(&p, seed);
     struct world_config config = draw_config(&p, seed);
     struct world *w = world_create(&config);
