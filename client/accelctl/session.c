@@ -6,8 +6,11 @@
  */
 #include "client/accelctl/session.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "accel/v1/admin.pb-c.h"
 #include "client/accelctl/embedded.h"
@@ -95,6 +98,24 @@ static int connect_named(struct session *s, int *ret_fd, struct accel_error *err
         s->path, why.text);
 }
 
+/* Our own coordinator runs as us, or as root. Anybody may have made a directory in /tmp before us: who
+ * listens there must not get our environment. */
+static int check_peer(const struct session *s, int fd, struct accel_error *err)
+{
+    struct ucred peer = {0};
+    socklen_t len = sizeof peer;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
+        return error_sys(err, errno, "cannot tell who serves %s", s->path);
+    if (peer.uid == geteuid() || peer.uid == 0)
+        return 0;
+    return error_set(err, ACCEL_EPERM,
+                     "%s is served by another user (uid %u)\n"
+                     "why: somebody else made this directory\n"
+                     "try: export XDG_RUNTIME_DIR=a directory of yours",
+                     s->path, (unsigned)peer.uid);
+}
+
 static int connect_any(struct session *s, struct accel_error *err)
 {
     AUTO_CLOSE int fd = -1;
@@ -114,9 +135,16 @@ static int connect_any(struct session *s, struct accel_error *err)
             size_t len = strlen(s->path);
 
             snprintf(s->path + len, sizeof s->path - len, "/coordinator.sock");
-            r = connect_named(s, &fd, err);
+            r = path_socket_connect(s->path, &fd, err);
+            if (r == ACCEL_ENOENT || r == ACCEL_ECLOSED)
+                r = error_set(err, ACCEL_EUNAVAIL,
+                              "no coordinator runs\nwhy: nobody serves %s\n"
+                              "try: accelctl ps, which starts your own",
+                              s->path);
         }
     }
+    if (r == 0 && s->is_embedded)
+        r = check_peer(s, fd, err);
     if (r < 0)
         return r;
     return rpc_local_channel_create(&s->loop, STEAL_FD(fd), on_lost, s, &s->channel, err);
