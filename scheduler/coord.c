@@ -26,6 +26,7 @@ void coord_batch_reset(struct coord_batch *b)
     arena_reset(&b->arena);
     b->output_count = 0;
     b->record_count = 0;
+    b->is_durable = false;
 }
 
 static struct coord_output *output_add(struct coord *c, uint64_t call)
@@ -475,6 +476,18 @@ static void step_tick(struct coord *c)
     history_prune_jobs(c);
 }
 
+static void step_stop(struct coord *c)
+{
+    Accel__V1__Bye bye = ACCEL__V1__BYE__INIT;
+    Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
+
+    bye.reason = (char *)"planned stop";
+    down.body_case = ACCEL__V1__COORD_DOWN__BODY_BYE;
+    down.bye = &bye;
+    for (struct node *n = c->nodes; n; n = n->hh.next)
+        node_send(c, n, &down);
+}
+
 void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batch *out)
 {
     CHECK(c->epoch > 0 && !c->out);
@@ -482,10 +495,11 @@ void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batc
     c->out = out;
     c->now_ms = MAX(c->now_ms, ev->now_ms);
     c->wall_ms = ev->wall_ms;
-    if (ev->type == COORD_EV_TICK)
-        step_tick(c);
-    else
-        step_call(c, ev);
+    switch (ev->type) {
+    case COORD_EV_TICK: step_tick(c); break;
+    case COORD_EV_STOP: step_stop(c); break;
+    case COORD_EV_CALL: step_call(c, ev); break;
+    }
     if (c->needs_placing)
         place_pending(c);
     if (c->needs_pruning)

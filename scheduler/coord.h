@@ -16,8 +16,8 @@
 #include <protobuf-c/protobuf-c.h>
 
 #include "common/arena.h"
-#include "common/error.h"
 #include "common/caller.h"
+#include "common/error.h"
 #include "common/trace.h"
 #include "scheduler/record.h"
 
@@ -49,6 +49,7 @@ struct coord_config {
 enum coord_event_type {
     COORD_EV_CALL, /* method, call, who, rpc_type, msg */
     COORD_EV_TICK, /* the deadline passed */
+    COORD_EV_STOP, /* a planned stop: agents are told (Bye) */
 };
 struct coord_event {
     enum coord_event_type type;
@@ -76,6 +77,7 @@ struct coord_batch {
     size_t output_count, output_cap;
     struct record *records;
     size_t record_count, record_cap;
+    bool is_durable; /* set by the shell when the records are committed; outputs leave only then */
 };
 void coord_batch_init(struct coord_batch *b);
 void coord_batch_done(struct coord_batch *b);

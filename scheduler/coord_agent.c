@@ -165,6 +165,8 @@ static void report_ended(struct coord *c, struct node *n, const Accel__V1__Attem
 {
     struct share *s = share_of_ref(c, n, m->ref);
 
+    if (!s && n->strays > 0 && !m->never_started && --n->strays == 0)
+        c->needs_placing = true;
     if (!s)
         return;
     struct attempt *a = s->attempt;
@@ -245,15 +247,16 @@ static void send_fence(struct coord *c, struct node *n, const Accel__V1__Attempt
     node_send(c, n, &down);
 }
 
-/* What we believe and the node does not have: an unsent Start goes again, everything else is lost. */
-static void settle_share(struct coord *c, struct share *s, const Accel__V1__Hello *h)
+/* What we believe and the node does not have: a Start that got lost on its way to the same acceld goes
+ * again; everything else is lost. An acceld that was restarted may have lost more than the message. */
+static void settle_share(struct coord *c, struct share *s, const Accel__V1__Hello *h, bool is_same)
 {
     struct job *j = s->attempt->job;
     bool has = hello_find(h, c, s->attempt) != NULL;
 
     if (has && j->state == JOB_STOPPING)
         job_send_stop(c, j, false);
-    else if (!has && j->state == JOB_STARTING && !s->started)
+    else if (!has && is_same && j->state == JOB_STARTING && !s->started)
         job_send_start(c, j, s); /* its tombstone refuses it, if the node did have it */
     else if (!has)
         share_lost(
@@ -261,19 +264,22 @@ static void settle_share(struct coord *c, struct share *s, const Accel__V1__Hell
             "the node has no trace of the attempt: it was restarted, or its state directory was removed");
 }
 
-static void settle_node(struct coord *c, struct node *n, const Accel__V1__Hello *h)
+static void settle_node(struct coord *c, struct node *n, const Accel__V1__Hello *h, bool is_same)
 {
     struct share *s, *next;
 
-    for (s = LIST_FIRST(&n->shares); s; s = next) {
-        next = LIST_NEXT(s, on_node);
-        settle_share(c, s, h);
-    }
+    n->strays = 0;
     for (size_t i = 0; i < h->n_attempts; i++) {
         const Accel__V1__AttemptRef *ref = h->attempts[i]->ref;
         /* One that has exited is only waiting for its report to be acknowledged. */
-        if (ref && !share_of_ref(c, n, ref) && strcmp(h->attempts[i]->state, "EXITED"))
-            send_fence(c, n, ref);
+        if (!ref || share_of_ref(c, n, ref) || !strcmp(h->attempts[i]->state, "EXITED"))
+            continue;
+        n->strays++; /* until its end is reported: what it holds is not free */
+        send_fence(c, n, ref);
+    }
+    for (s = LIST_FIRST(&n->shares); s; s = next) {
+        next = LIST_NEXT(s, on_node);
+        settle_share(c, s, h, is_same);
     }
 }
 
@@ -317,8 +323,6 @@ static const char *hello_problem(const struct coord *c, const Accel__V1__Hello *
             if (!strcmp(d->devices[k]->id, id))
                 return "two devices have the same name";
     }
-    if (h->era == c->era && h->epoch > c->epoch)
-        return "the agent has obeyed a newer coordinator";
     if (n && n->machine_id && h->machine_id[0] && strcmp(n->machine_id, h->machine_id) &&
         n->session)
         return "another machine of that name is connected";
@@ -327,12 +331,33 @@ static const char *hello_problem(const struct coord *c, const Accel__V1__Hello *
     return NULL;
 }
 
+/* An agent that has obeyed more than our store knows proves that it was rolled back (a backup was put in its
+ * place). What ran since is unknown to us and fenced; its job ids are never given out again. */
+static void roll_era(struct coord *c, const Accel__V1__Hello *h)
+{
+    const uint64_t million = 1000000;
+
+    c->era = MAX(MAX(c->era, h->era) + 1, (uint64_t)MAX(c->wall_ms, 0));
+    c->job_id_next = (c->job_id_next / million + 1) * million;
+    c->job_id_floor = MAX(c->job_id_floor, c->job_id_next);
+    c->meta_dirty = true;
+    history_add(
+        c, EVENT_ROLLED_BACK, 0, 0, NULL,
+        "node %s has obeyed a newer state of the store: era %llu begins, job ids go on at %llu",
+        h->node->name, (unsigned long long)c->era, (unsigned long long)c->job_id_next);
+    for (struct node *n = c->nodes; n; n = n->hh.next)
+        if (n->session) /* they come back and learn the new era */
+            session_apply(c, n->session, SESSION_EV_REPLACED, NULL);
+}
+
 static void effect_bind(struct coord *c, struct call *session, const Accel__V1__Hello *h)
 {
     Accel__V1__Welcome welcome = ACCEL__V1__WELCOME__INIT;
     Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
+    if (h->era > c->era || (h->era == c->era && h->epoch > c->epoch))
+        roll_era(c, h);
     struct node *n = node_find(c, h->node->name);
-
+    bool is_same = n && n->incarnation == h->node->incarnation;
     if (n && n->session)
         session_apply(c, n->session, SESSION_EV_REPLACED, NULL);
     if (!n) {
@@ -350,7 +375,8 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
     node_send(c, n, &down);
     node_set_devices(c, n, h->node->devices, h->node->n_devices);
     node_apply(c, n, NODE_EV_HELLO);
-    settle_node(c, n, h);
+    settle_node(c, n, h, is_same);
+    node_resume_parked(c, n);
 }
 
 static void session_apply(struct coord *c, struct call *session, enum session_event ev,

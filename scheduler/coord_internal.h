@@ -148,6 +148,8 @@ struct node {
     struct call *session; /* NULL: none */
     struct timer grace;   /* session grace, in coord.timers */
     LIST_HEAD(, share) shares;
+    uint32_t
+        strays; /* fenced attempts that still have processes there: nothing is placed meanwhile */
     LIST_HEAD(, call) calls; /* reads and inputs it owes an answer for */
     TAILQ_ENTRY(node) dirty;
     UT_hash_handle hh;
@@ -193,6 +195,7 @@ enum event_kind {
     EVENT_NODE_SUSPECT,
     EVENT_NODE_LOST,
     EVENT_STORE,
+    EVENT_ROLLED_BACK,
     EVENT_KIND_COUNT
 };
 struct history_event {
@@ -322,6 +325,7 @@ void place_pending(struct coord *c);
 /* 0 if some known node could ever carry the spec (or none is known yet); else ACCEL_EINVAL with what exists. */
 int place_feasible(const struct coord *c, const struct job *j, struct accel_error *err);
 void place_take(struct coord *c, struct attempt *a); /* after load: devices named in the shares */
+void place_split_devices(struct attempt *a);         /* of each node over its ranks */
 void place_give_back(struct coord *c, struct share *s);
 void place_say_why(const struct coord *c, const struct job *j, char *text, size_t size);
 
@@ -351,6 +355,8 @@ void logs_attempt_changed(struct coord *c, struct job *j);        /* parked read
 void logs_answer(struct coord *c, const Accel__V1__LogData *msg);
 void input_answer(struct coord *c, const Accel__V1__InputDone *msg);
 void node_fail_calls(struct coord *c, struct node *n, const char *why);
+void node_fail_parked(struct coord *c, struct node *n, const char *why);
+void node_resume_parked(struct coord *c, struct node *n);
 void request_load(struct coord *c, const struct record_request *r);
 void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply,
                       size_t len);

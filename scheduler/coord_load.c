@@ -125,6 +125,9 @@ static void load_attempt(struct coord *c, const struct record_attempt *r)
         a->workers[k].rank = k;
     a->cause = r->cause;
     job_set_text(&a->text, r->text);
+    j->attempt = MAX(j->attempt, r->attempt);
+    if (j->start_ms == 0)
+        j->start_ms = r->start_ms;
     a->start_ms = r->start_ms;
     a->run_ms = r->run_ms;
     a->end_ms = r->end_ms;
@@ -261,6 +264,10 @@ static void take_up_attempt(struct coord *c, struct job *j)
     struct attempt *a = attempt_find(j, 0);
 
     CHECK(a && a->number == j->attempt && a->share_count);
+    if (j->state == JOB_PENDING) { /* its row was not written again when the attempt was */
+        TAILQ_REMOVE(&c->pending, j, queue);
+        j->state = JOB_STARTING;
+    }
     for (size_t i = 0; i < a->share_count; i++) {
         struct share *s = &a->shares[i];
         s->ended = false;
@@ -271,6 +278,7 @@ static void take_up_attempt(struct coord *c, struct job *j)
         }
     }
     place_take(c, a);
+    place_split_devices(a);
     job_arm_limit(c, j);
 }
 
@@ -286,9 +294,10 @@ void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_
     history_settle(c);
     for (size_t i = 0; i < c->job_count; i++) {
         struct job *j = c->jobs[i];
-        if (j->state == JOB_STARTING || j->state == JOB_STOPPING)
+        const struct attempt *a = attempt_find(j, 0);
+        if (job_is_live(j) && a && a->end_ms == 0)
             take_up_attempt(c, j);
-        if (j->state == JOB_PENDING)
+        else if (j->state == JOB_PENDING)
             job_arm_limit(c, j);
     }
     for (struct node *n = c->nodes; n; n = n->hh.next) /* known, but not heard in this epoch */

@@ -18,6 +18,28 @@ static void call_set_node(struct call *call, struct node *n)
     LIST_INSERT_HEAD(&n->calls, call, of_node);
 }
 
+static struct call *call_park(struct coord *c, uint64_t call_id, struct job *j,
+                              const Accel__V1__LogReadRequest *rq)
+{
+    struct call *call = call_new(c, call_id, CALL_LOG);
+
+    call_set_job(call, j);
+    call->request_len = accel__v1__log_read_request__get_packed_size(rq);
+    call->request = xcalloc(1, call->request_len + 1);
+    accel__v1__log_read_request__pack(rq, call->request);
+    return call;
+}
+
+static Accel__V1__LogReadRequest *call_request(struct coord *c, const struct call *call)
+{
+    ProtobufCAllocator alloc;
+    Accel__V1__LogReadRequest *rq = accel__v1__log_read_request__unpack(
+        arena_allocator(&c->out->arena, &alloc), call->request_len, call->request);
+
+    CHECK(rq);
+    return rq;
+}
+
 static void log_nothing(struct coord *c, uint64_t call)
 {
     Accel__V1__LogReadReply reply = ACCEL__V1__LOG_READ_REPLY__INIT;
@@ -35,6 +57,12 @@ static void log_forward(struct coord *c, uint64_t call_id, struct job *j, const 
     const char *name = a->share_count ? a->shares[0].node_name : "?";
     struct node *n = node_find(c, name);
 
+    bool is_coming = n && !n->session && n->grace.node.pos != 0;
+    if (is_coming) { /* within the grace: node_resume_parked() or node_fail_parked() goes on */
+        struct call *call = call_park(c, call_id, j, rq);
+        call_set_node(call, n);
+        return;
+    }
     if (!n || !n->session) {
         out_fail(c, call_id, ACCEL_EUNAVAIL,
                  "the logs of job %llu attempt %u are on node %s\nwhy: its acceld is away\n"
@@ -75,26 +103,19 @@ void call_log_read(struct coord *c, const struct coord_event *ev)
         log_nothing(c, ev->call);
         return;
     }
-    struct call *call = call_new(c, ev->call, CALL_LOG);
-    call_set_job(call, j);
-    call->request_len = accel__v1__log_read_request__get_packed_size(rq);
-    call->request = xcalloc(1, call->request_len + 1);
-    accel__v1__log_read_request__pack(rq, call->request);
+    call_park(c, ev->call, j, rq);
 }
 
 /* The job changed: reads parked for an attempt go on when it exists, or end when it never will. */
 void logs_attempt_changed(struct coord *c, struct job *j)
 {
     struct call *call, *next;
-    ProtobufCAllocator alloc;
 
     for (call = LIST_FIRST(&j->calls); call; call = next) {
         next = LIST_NEXT(call, of_job);
         if (call->kind != CALL_LOG || call->node)
             continue;
-        const Accel__V1__LogReadRequest *rq = accel__v1__log_read_request__unpack(
-            arena_allocator(&c->out->arena, &alloc), call->request_len, call->request);
-        CHECK(rq);
+        const Accel__V1__LogReadRequest *rq = call_request(c, call);
         const struct attempt *a = attempt_find(j, rq->attempt);
         if (!a && job_is_live(j))
             continue;
@@ -182,6 +203,42 @@ void input_answer(struct coord *c, const Accel__V1__InputDone *msg)
         out_fail(c, id, accel_error_from_grpc(msg->code ? msg->code : 13), "%s", msg->text);
     else
         out_end(c, id, &msg->reply->base);
+}
+
+/* Its acceld is back: reads that waited for it go on. */
+void node_resume_parked(struct coord *c, struct node *n)
+{
+    struct call *call, *next;
+
+    for (call = LIST_FIRST(&n->calls); call; call = next) {
+        next = LIST_NEXT(call, of_node);
+        if (!call->request)
+            continue;
+        const Accel__V1__LogReadRequest *rq = call_request(c, call);
+        struct job *j = call->job;
+        uint64_t id = call->id;
+        const struct attempt *a = attempt_find(j, rq->attempt);
+        call_free(c, call);
+        if (a)
+            log_forward(c, id, j, a, rq);
+        else
+            log_nothing(c, id);
+    }
+}
+
+void node_fail_parked(struct coord *c, struct node *n, const char *why)
+{
+    struct call *call, *next;
+
+    for (call = LIST_FIRST(&n->calls); call; call = next) {
+        next = LIST_NEXT(call, of_node);
+        if (!call->request)
+            continue;
+        uint64_t id = call->id;
+        call_free(c, call);
+        out_fail(c, id, ACCEL_EUNAVAIL, "node %s has not come back\nwhy: %s\ntry: accelctl nodes",
+                 n->name, why);
+    }
 }
 
 void node_fail_calls(struct coord *c, struct node *n, const char *why)

@@ -17,6 +17,7 @@ static const char *const kind_names[EVENT_KIND_COUNT] = {
     [EVENT_NODE_SUSPECT] = "node.suspect",
     [EVENT_NODE_LOST] = "node.lost",
     [EVENT_STORE] = "coordinator.started",
+    [EVENT_ROLLED_BACK] = "coordinator.rolled_back",
 };
 
 static struct history_event *ring_at(const struct coord *c, size_t i)

@@ -226,8 +226,8 @@ static void effect_start(struct coord *c, struct job *j)
     if (j->start_ms == 0)
         j->start_ms = c->wall_ms;
     job_arm_limit(c, j);
+    /* The attempt's row says that the job runs: one that waited costs no third write of its own. */
     mark_attempt(c, a, false);
-    mark_job(c, j);
     for (size_t i = 0; i < a->share_count; i++)
         job_send_start(c, j, &a->shares[i]);
 }

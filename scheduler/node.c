@@ -9,17 +9,18 @@
 #include "scheduler/coord_internal.h"
 
 enum node_effect {
-    EFFECT_READY = 1 << 0,      /* note it, place what waits */
-    EFFECT_ARM_GRACE = 1 << 1,  /* wait for the next acceld */
-    EFFECT_TELL_JOBS = 1 << 2,  /* watchers of its jobs see the change */
-    EFFECT_LOST = 1 << 3,       /* note it */
-    EFFECT_FAIL_CALLS = 1 << 4, /* reads it owed an answer for */
+    EFFECT_READY = 1 << 0,       /* note it, place what waits */
+    EFFECT_ARM_GRACE = 1 << 1,   /* wait for the next acceld */
+    EFFECT_TELL_JOBS = 1 << 2,   /* watchers of its jobs see the change */
+    EFFECT_LOST = 1 << 3,        /* note it */
+    EFFECT_FAIL_CALLS = 1 << 4,  /* reads it owed an answer for */
+    EFFECT_FAIL_PARKED = 1 << 5, /* reads that waited for it to come back */
 };
 
 static const char *const state_names[] = {"JOINING", "READY", "SUSPECT", "LOST"};
 static const char *const event_names[] = {"HELLO", "SESSION_LOST", "SILENCE"};
-static const char *const effect_names[] = {"note ready", "arm grace", "tell jobs", "note lost",
-                                           "fail its calls"};
+static const char *const effect_names[] = {"note ready", "arm grace",      "tell jobs",
+                                           "note lost",  "fail its calls", "fail parked reads"};
 
 static bool guard_carries(const void *object, const void *event)
 {
@@ -43,8 +44,8 @@ static const struct lifecycle_guard carries = {"it carries an attempt", guard_ca
 static const struct lifecycle_row rows[] = {
     MOVE(JOINING, HELLO, NULL, READY, EFFECT_READY),
     MOVE(JOINING, SESSION_LOST, NULL, SUSPECT, EFFECT_ARM_GRACE | EFFECT_TELL_JOBS),
-    MOVE(JOINING, SILENCE, &carries, SUSPECT, EFFECT_TELL_JOBS),
-    MOVE(JOINING, SILENCE, NULL, LOST, EFFECT_LOST),
+    MOVE(JOINING, SILENCE, &carries, SUSPECT, EFFECT_TELL_JOBS | EFFECT_FAIL_PARKED),
+    MOVE(JOINING, SILENCE, NULL, LOST, EFFECT_LOST | EFFECT_FAIL_PARKED),
 
     MOVE(READY, HELLO, NULL, READY, EFFECT_READY),
     MOVE(READY, SESSION_LOST, NULL, SUSPECT,
@@ -53,9 +54,9 @@ static const struct lifecycle_row rows[] = {
 
     MOVE(SUSPECT, HELLO, NULL, READY, EFFECT_READY | EFFECT_TELL_JOBS),
     IGNORE(SUSPECT, SESSION_LOST, "it has no session"),
-    {NODE_SUSPECT, NODE_EV_SILENCE, &carries, LIFECYCLE_MOVE, NODE_SUSPECT, 0,
+    {NODE_SUSPECT, NODE_EV_SILENCE, &carries, LIFECYCLE_MOVE, NODE_SUSPECT, EFFECT_FAIL_PARKED,
      "no lease on one host: its workers run on, its devices stay taken"},
-    MOVE(SUSPECT, SILENCE, NULL, LOST, EFFECT_LOST),
+    MOVE(SUSPECT, SILENCE, NULL, LOST, EFFECT_LOST | EFFECT_FAIL_PARKED),
 
     MOVE(LOST, HELLO, NULL, READY, EFFECT_READY),
     IGNORE(LOST, SESSION_LOST, "it has no session"),
@@ -171,6 +172,8 @@ void node_apply(struct coord *c, struct node *n, enum node_event ev)
     }
     if (fx & EFFECT_FAIL_CALLS)
         node_fail_calls(c, n, "its acceld is away");
+    if (fx & EFFECT_FAIL_PARKED)
+        node_fail_parked(c, n, "its acceld is away");
     if (fx & EFFECT_ARM_GRACE) {
         heap_set(&c->timers, &n->grace.node, c->now_ms + c->config.session_grace_ms);
         history_add(c, EVENT_NODE_SUSPECT, 0, 0, n->name, "the session with node %s broke",

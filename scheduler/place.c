@@ -57,7 +57,8 @@ static bool can_carry_now(const struct job *j, const struct node *n)
 {
     struct need need = need_on(j, n);
 
-    return n->state == NODE_READY && count_devices(n, need.kind, true) >= need.devices &&
+    return n->state == NODE_READY && n->strays == 0 &&
+           count_devices(n, need.kind, true) >= need.devices &&
            (j->memory_bytes == 0 || n->memory_used + j->memory_bytes <= n->memory_bytes);
 }
 
@@ -117,7 +118,7 @@ void place_give_back(struct coord *c, struct share *s)
     c->needs_placing = true;
 }
 
-static void worker_devices(struct attempt *a, const struct share *s)
+static void split_devices(struct attempt *a, const struct share *s)
 {
     AUTO_STR struct str text = {0};
 
@@ -137,6 +138,12 @@ static void worker_devices(struct attempt *a, const struct share *s)
     }
 }
 
+void place_split_devices(struct attempt *a)
+{
+    for (size_t i = 0; i < a->share_count; i++)
+        split_devices(a, &a->shares[i]);
+}
+
 static void place_on(struct coord *c, struct job *j, struct node *n)
 {
     struct need need = need_on(j, n);
@@ -144,7 +151,7 @@ static void place_on(struct coord *c, struct job *j, struct node *n)
 
     share_fill(&a->shares[0], n, &need);
     share_take(&a->shares[0]);
-    worker_devices(a, &a->shares[0]);
+    place_split_devices(a);
     job_set_text(&j->reason, NULL);
     job_apply(c, j, JOB_EV_PLACE, NULL);
 }

@@ -12,7 +12,7 @@
 static const char version_1[] =
     "CREATE TABLE meta (\n"
     "  one INTEGER PRIMARY KEY CHECK (one = 1),\n"
-    "  era INTEGER NOT NULL,           -- of this store: random when it was made\n"
+    "  era INTEGER NOT NULL,           -- of this store: the time it was made, in ms\n"
     "  epoch INTEGER NOT NULL,         -- starts of the coordinator\n"
     "  seq_reserved INTEGER NOT NULL,  -- event numbers below this may have been given out\n"
     "  job_id_floor INTEGER NOT NULL   -- job ids below this were used\n"
@@ -27,6 +27,7 @@ static const char version_1[] =
     "  user TEXT NOT NULL,\n"
     "  uid INTEGER NOT NULL,\n"
     "  gid INTEGER NOT NULL,\n"
+    "  -- What must survive: an attempt with end_ms 0 says that a pending job runs (no row for that).\n"
     "  state TEXT NOT NULL CHECK (state IN\n"
     "    ('pending', 'starting', 'running', 'stopping', 'held', 'ended')),\n"
     "  result TEXT NOT NULL CHECK (result IN\n"

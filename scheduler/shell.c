@@ -31,6 +31,8 @@ static void shell_flush(struct shell *s);
 
 static void release_outputs(struct shell *s, struct coord_batch *b)
 {
+    CHECK(b->record_count == 0 || b->is_durable); /* the order contract */
+    CHECK(!s->is_stale);
     for (size_t i = 0; i < b->output_count; i++) {
         const struct coord_output *o = &b->outputs[i];
         if (o->is_end)
@@ -61,7 +63,7 @@ static void maybe_finish_stop(struct shell *s);
 /* Steps taken while a commit runs share the next one. */
 static void shell_flush(struct shell *s)
 {
-    if (s->committing)
+    if (s->committing || s->is_stale)
         return;
     coord_collect(s->core, s->open);
     struct coord_batch *b = s->open;
@@ -165,6 +167,7 @@ static void on_committed(void *ctx)
     struct coord_batch *b = s->committing;
 
     s->committing = NULL;
+    b->is_durable = true;
     release_outputs(s, b);
     if (s->failing.code) {
         log_info("the store can write again");
@@ -192,8 +195,7 @@ static void on_stale(void *ctx, const struct accel_error *err)
 
     log_error("another coordinator has taken over: %s", err->text);
     s->exit_status = 1;
-    s->committing = NULL; /* its outputs must never leave */
-    coord_batch_reset(other_batch(s));
+    s->is_stale = true; /* no output leaves any more: what was decided is not ours to say */
     s->is_flushed = true;
     shell_stop(s, "taken over");
 }
@@ -355,6 +357,9 @@ void shell_stop(struct shell *s, const char *why)
     /* The name goes first: who comes now starts a successor, which waits for our lock. */
     unlink(s->options->socket_path);
     rpc_local_server_refuse_new(s->server);
+    struct coord_event ev = {.type = COORD_EV_STOP};
+    if (!s->is_stale && !s->failing.code)
+        step(s, &ev);
     if (s->is_flushed)
         rpc_server_stop(s->server, on_server_stopped, s);
     else

@@ -39,6 +39,7 @@ struct shell {
     uint32_t deferred_count, admin_calls;
     int64_t start_wall_ms;
     bool is_stopping, is_flushed;
+    bool is_stale; /* a higher epoch wrote the store */
     int exit_status;
 };
 

@@ -22,10 +22,10 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/path.h"
 #include "scheduler/schema.h"
 
@@ -272,8 +272,8 @@ static void connection_drop(struct store_sqlite *s)
 
 static int connection_set_up(struct store_sqlite *s, const char *path)
 {
-    int r = sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
-                            s->options.vfs);
+    int r =
+        sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, s->options.vfs);
     if (r != SQLITE_OK) {
         return r;
     }
@@ -368,11 +368,9 @@ static int checkpoint(struct store_sqlite *s, int mode)
 
 static int fill_new(struct store_sqlite *s, const char *path)
 {
-    uint64_t era = 0;
+    /* The time, so that a store made in place of another has the higher era: agents obey only upwards. */
+    uint64_t era = (uint64_t)MAX(clock_wall_ms(), 1);
     char sql[256];
-    ssize_t n = getrandom(&era, sizeof(era), 0);
-    CHECK(n == (ssize_t)sizeof(era)); /* cannot fail for 8 bytes once the kernel has booted */
-    era = (era >> 2) | 1;             /* not 0, positive, and with room to be raised */
     snprintf(sql, sizeof(sql),
              "PRAGMA application_id = %d; INSERT INTO meta VALUES (1, %" PRIu64 ", 0, 0, 0);",
              SCHEMA_APPLICATION_ID, era);

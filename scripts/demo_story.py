@@ -47,7 +47,7 @@ def ending(attempt):
 
 def log_folder(job):
     paths = [r[k] for a in job["attempts"] for r in a["ranks"]
-             for k in ("stdout_path", "stderr_path") if r.get(k)]
+             for k in ("stdout", "stderr") if r.get(k)]
     return os.path.commonpath([os.path.dirname(p) for p in paths]) if paths else None
 
 
