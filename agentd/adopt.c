@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What is in attempts/JOB.N when acceld starts or a shim is lost: live shims are taken over, records
- * are read, and where there is neither, the processes are swept and a record is made up. Also
- * here: starting accel-spawn. Blocking, within bounds, only before the loop runs. Trusts the
+ * What is in attempts/JOB.N when acceld starts or a shim is lost: live shims are taken over,
+ * records are read, and where there is neither, the processes are swept and a record is made up.
+ * Also here: starting accel-spawn. Blocking, within bounds, only before the loop runs. Trusts the
  * socket, not pids: a shim that lives accepts, a dead one cannot.
  */
 #include <dirent.h>
@@ -25,7 +25,7 @@
 #include "common/clock.h"
 #include "common/path.h"
 
-#define ADOPT_WAIT_MS    5000 /* for hellos and sweeps; what takes longer is told by callbacks later */
+#define ADOPT_WAIT_MS    5000 /* for hellos and sweeps; callbacks bring what takes longer */
 #define PID_FILE_BYTES   8192u
 #define RANKS_FILE_BYTES (1u << 20)
 

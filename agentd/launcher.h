@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * launcher.h - the vtable between acceld's shell and whatever makes processes. launcher_exec drives accel-spawn and shims;
- * launcher_fake is scripted, for the simulator and tests. All calls return at once; results arrive by the callbacks, on the
- * loop's thread, never from inside the call. One attempt is known by (job, attempt) on this node.
+ * launcher.h - the vtable between acceld's shell and whatever makes processes. launcher_exec drives
+ * accel-spawn and shims; launcher_fake is scripted, for the simulator and tests. All calls return
+ * at once; results arrive by the callbacks, on the loop's thread, never from inside the call. One
+ * attempt is known by (job, attempt) on this node.
  *
- * Contract of the callbacks for one attempt: launch() is answered by exactly one of on_started or on_gone. After on_started, on_exited
- * comes once per rank as the kernel tells, then on_gone exactly once, when no process of the attempt exists any more, its
- * output files are complete and the exit record is on disk. Nothing follows on_gone.
+ * Contract of the callbacks for one attempt: launch() is answered by exactly one of on_started or
+ * on_gone. After on_started, on_exited comes once per rank that has a process (pid not 0) as the
+ * kernel tells, in the order of the deaths; then on_gone exactly once, when no process of the
+ * attempt exists any more, its output files are complete and the exit record is on disk (unless
+ * the disk took not even that). Nothing follows on_gone. A killed shim cuts this short: on_gone
+ * may come without on_exited, or without on_started. Calls may be made from inside callbacks.
  */
 #ifndef ACCEL_AGENTD_LAUNCHER_H
 #define ACCEL_AGENTD_LAUNCHER_H
@@ -16,13 +20,19 @@
 #include "common/error.h"
 
 struct launcher_callbacks {
-    /* ranks: pid, start_ms. A rank that could not be started has `error`; then the gang is being killed and on_gone follows. */
+    /* ranks: pid, start_ms. A rank that could not be started has `error` and `start_errno`; then
+     * the gang is being killed, its exit has code 127 (not found) or 126, and on_gone follows with
+     * start_failed. The others of such a gang are `stopped`, or have pid 0: never started. */
     void (*on_started)(void *ctx, struct attempt_id id, const Accel__V1__ShimStarted *msg);
     void (*on_exited)(void *ctx, struct attempt_id id, const Accel__V1__RankExit *exit);
-    /* record is the exit record; shim_lost: the shim was killed (the tree has been swept; exits are what is known). exists: launch was
-     * refused because the attempt's directory exists (a late START); record has text then. */
-    void (*on_gone)(void *ctx, struct attempt_id id, const Accel__V1__ExitRecord *record, bool shim_lost, bool exists);
-    void (*on_output)(void *ctx, struct attempt_id id);                              /* answers watch(), once */
+    /* record is the exit record; shim_lost: the shim was killed (the tree has been swept; exits are
+     * what is known: a rank whose exit is not known has exited false). exists: launch was refused
+     * because the attempt's directory exists (a late START); record has text then. */
+    void (*on_gone)(void *ctx, struct attempt_id id, const Accel__V1__ExitRecord *record,
+                    bool shim_lost, bool exists);
+    void (*on_output)(void *ctx, struct attempt_id id); /* answers watch(), once */
+    /* Answers input(): the data was taken, or (closed) nobody takes any more. Every input is
+     * answered, those of an unknown or ended attempt too (then also after on_gone). */
     void (*on_input_done)(void *ctx, struct attempt_id id, uint64_t input_id, bool closed);
     /* accel-spawn is gone: acceld must exit (its unit starts both again). */
     void (*on_spawn_lost)(void *ctx);
@@ -30,18 +40,26 @@ struct launcher_callbacks {
 
 struct launcher;
 struct launcher_ops {
-    /* Starts the gang's ranks of this node. spec is borrowed during the call. Errors that are known at once are returned
-     * (nothing was made then); all else by on_gone. */
+    /* Starts the gang's ranks of this node. spec is borrowed during the call. Errors that are known
+     * at once are returned (nothing was made then; ACCEL_EEXIST: it runs already, ACCEL_EUNAVAIL:
+     * accel-spawn is gone); all else by on_gone. */
     int (*launch)(struct launcher *l, const Accel__V1__AttemptSpec *spec, struct accel_error *err);
-    /* SIGTERM to all ranks, SIGKILL to the whole tree after grace_ms (0: at once). A second stop may only shorten. cause
-     * (Accel__V1__Cause) goes into the exit record. Unknown attempts are ignored. */
+    /* SIGTERM to all ranks, SIGKILL to the whole tree after grace_ms (0: at once). A second stop
+     * may only shorten. cause (Accel__V1__Cause) of the first goes into the exit record. Unknown
+     * attempts are ignored. */
     void (*stop)(struct launcher *l, struct attempt_id id, uint64_t grace_ms, uint32_t cause);
-    void (*signal)(struct launcher *l, struct attempt_id id, int32_t rank, int32_t signo); /* rank -1: all */
+    /* To the process groups of the ranks; rank -1: all. */
+    void (*signal)(struct launcher *l, struct attempt_id id, int32_t rank, int32_t signo);
     void (*input)(struct launcher *l, struct attempt_id id, const Accel__V1__ShimInput *in);
-    void (*watch)(struct launcher *l, struct attempt_id id);   /* on_output once when output grew or closed */
-    void (*mark_acked)(struct launcher *l, struct attempt_id id); /* the end is committed: exit -> exit.acked */
-    void (*forget)(struct launcher *l, uint64_t job_id);       /* removes all ended attempts' directories of the job */
-    void (*destroy)(struct launcher *l, void (*on_closed)(void *), void *ctx); /* leaves running attempts alone */
+    /* on_output once when output grew or closed since the last on_output (shim.h has the rule). One
+     * that is not answered yet serves all askers. */
+    void (*watch)(struct launcher *l, struct attempt_id id);
+    /* The end is committed: exit -> exit.acked. */
+    void (*mark_acked)(struct launcher *l, struct attempt_id id);
+    /* Removes the directories of all ended attempts of the job. */
+    void (*forget)(struct launcher *l, uint64_t job_id);
+    /* Leaves running attempts alone. on_closed after the last handle has closed. */
+    void (*destroy)(struct launcher *l, void (*on_closed)(void *), void *ctx);
 };
 struct launcher { /* first member of an implementation's own struct */
     const struct launcher_ops *ops;
@@ -52,30 +70,38 @@ struct uv_loop_s; /* libuv stays out of what the pure core includes */
 
 struct launcher_exec_config {
     struct uv_loop_s *loop;
-    int spawn_fd;              /* socketpair to accel-spawn, which has sent READY; owned by the launcher from here */
-    const char *attempts_dir;  /* absolute; copied */
+    int spawn_fd; /* socketpair to accel-spawn, which has sent READY; owned by the launcher */
+    const char *attempts_dir; /* absolute; copied */
     uint64_t incarnation;
 };
-int launcher_exec_create(const struct launcher_exec_config *config, const struct launcher_callbacks *cb, void *ctx,
+int launcher_exec_create(const struct launcher_exec_config *config,
+                         const struct launcher_callbacks *cb, void *ctx,
                          struct launcher **ret_launcher, struct accel_error *err);
 
-/* Forks and execs accel-spawn (before threads, before the loop) and waits for READY; `isolation` gets "cgroup2" or "none".
- * path NULL: beside this executable, else in PATH. Blocking, bounded by LIMIT_DAEMON_START_MS. */
-int launcher_exec_start_spawn(const char *path, const char *attempts_dir, int *ret_fd, char isolation[16],
-                              struct accel_error *err);
+/* Forks and execs accel-spawn (before threads, before the loop) and waits for READY; `isolation`
+ * gets "cgroup2" or "none". path NULL: beside this executable, else in PATH. Blocking, bounded by
+ * LIMIT_DAEMON_START_MS. */
+int launcher_exec_start_spawn(const char *path, const char *attempts_dir, int *ret_fd,
+                              char isolation[16], struct accel_error *err);
 
-/* What an earlier acceld left (adopt.c). Reads every attempts/JOB.N: connects to live shims (sends ShimOwn), reads exit records,
- * sweeps attempts whose shim is dead without an exit record. Calls found() once per attempt that is live or ended but
- * not acked, before returning; for live ones the callbacks above follow as if this launcher had started them (on_started is not
- * repeated). For ended ones the record is given. */
-int launcher_exec_adopt(struct launcher *l, void (*found)(void *ctx, const struct launcher_found *f), void *ctx,
+/* What an earlier acceld left (adopt.c). Reads every attempts/JOB.N: connects to live shims (sends
+ * ShimOwn), reads exit records, sweeps attempts whose shim is dead without an exit record. Calls
+ * found() once per attempt that is live or ended but not acked, before returning; for live ones the
+ * callbacks above follow as if this launcher had started them (on_started is not repeated, nor is
+ * on_exited for ends that hello tells). For ended ones the record is given. spec is NULL where it
+ * could not be read. Blocking for at most 5 s: a shim that does not answer by then, or a sweep that
+ * has not ended, is found live with what the files say, and callbacks bring the rest. */
+int launcher_exec_adopt(struct launcher *l,
+                        void (*found)(void *ctx, const struct launcher_found *f), void *ctx,
                         struct accel_error *err);
 
 /* --- launcher_fake: everything is decided by who drives it (simulator, tests) --- */
 struct launcher_fake_ops {
     void (*on_launch)(void *world, struct launcher *l, const Accel__V1__AttemptSpec *spec);
-    void (*on_stop)(void *world, struct launcher *l, struct attempt_id id, uint64_t grace_ms, uint32_t cause);
-    void (*on_signal)(void *world, struct launcher *l, struct attempt_id id, int32_t rank, int32_t signo);
+    void (*on_stop)(void *world, struct launcher *l, struct attempt_id id, uint64_t grace_ms,
+                    uint32_t cause);
+    void (*on_signal)(void *world, struct launcher *l, struct attempt_id id, int32_t rank,
+                      int32_t signo);
     void (*on_acked)(void *world, struct launcher *l, struct attempt_id id);
     void (*on_forget)(void *world, struct launcher *l, uint64_t job_id);
 };

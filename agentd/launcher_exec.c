@@ -778,7 +778,8 @@ static void exec_mark_acked(struct launcher *base, struct attempt_id id)
     attempt_path(id, "exit", from, sizeof(from));
     attempt_path(id, "exit.acked", to, sizeof(to));
     if (renameat(l->dir_fd, from, l->dir_fd, to) < 0 && errno == ENOENT) {
-        /* The record could not be written; the tombstone has to say all the same that it is over. */
+        /* The record could not be written; the tombstone has to say that it is over all the same.
+         */
         int fd = openat(l->dir_fd, to, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
         base_close_fd(&fd);
     }

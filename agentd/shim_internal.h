@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shim_internal.h - the shim's state and what its files offer each other: shim.c (life and loop),
- * shim_rank.c (ranks: starting, reaping), shim_output.c (pipes to files), shim_tree.c (killing all),
- * shim_wire.c (acceld: connection, messages, stdin). One process, one thread, one struct shim.
+ * shim_rank.c (ranks: starting, reaping), shim_output.c (pipes to files), shim_tree.c (killing
+ * all), shim_wire.c (acceld: connection, messages, stdin). One process, one thread, one struct
+ * shim.
  */
 #ifndef ACCEL_AGENTD_SHIM_INTERNAL_H
 #define ACCEL_AGENTD_SHIM_INTERNAL_H
@@ -143,7 +144,10 @@ void ranks_reap(struct shim *s);
 void rank_fill_exit(const struct shim_rank *k, Accel__V1__RankExit *ret_exit);
 
 /* shim_output.c */
-int output_open(struct shim *s, struct shim_rank *k); /* 0 or -errno with k->error set */
+/* Opens what the user asked for, before any rank runs: 0, or -errno with k->error set. */
+int output_open_copy(struct shim *s, struct shim_rank *k);
+/* Makes the files of both streams, after the ranks were sent off: exec waits for no disk. */
+void output_create(struct shim *s, struct shim_rank *k);
 void output_on_readable(struct shim *s, size_t index);
 /* Reads what the rank has written until now; bounded by what pipes can hold. */
 void output_drain(struct shim *s, struct shim_rank *k);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From the ranks' pipes to files: segments with a cap, a copy where the user asked for one, the last
- * bytes of stderr in memory. shim.h describes the files. A write that fails loses data, never
+ * From the ranks' pipes to files: segments with a cap, a copy where the user asked for one, the
+ * last bytes of stderr in memory. shim.h describes the files. A write that fails loses data, never
  * time: it is counted and the loss is told in the stream as soon as writing works again. Memory
  * per rank is bounded by the tail; one read buffer serves all.
  */
@@ -312,18 +312,16 @@ static int open_copy(struct shim *s, struct shim_rank *k)
     return -sys;
 }
 
-int output_open(struct shim *s, struct shim_rank *k)
+int output_open_copy(struct shim *s, struct shim_rank *k)
 {
-    if (k->spec->output_file.len > 0) {
-        int r = open_copy(s, k);
-        if (r < 0) {
-            return r;
-        }
-    }
+    return k->spec->output_file.len > 0 ? open_copy(s, k) : 0;
+}
+
+void output_create(struct shim *s, struct shim_rank *k)
+{
     for (size_t which = 0; which < 2; which++) {
         /* A full disk is no reason not to start: it is tried again with the first byte. */
         int fd = segment_create(s, k, which, 0);
         k->streams[which].file_fd = fd < 0 ? -1 : fd;
     }
-    return 0;
 }

@@ -373,10 +373,10 @@ static void watch_rank(struct shim *s, size_t index)
     }
 }
 
-static bool open_outputs(struct shim *s)
+static bool open_copies(struct shim *s)
 {
     for (size_t i = 0; i < s->rank_count; i++) {
-        int r = output_open(s, &s->ranks[i]);
+        int r = output_open_copy(s, &s->ranks[i]);
         if (r < 0) {
             s->start_failed = true;
             s->ranks[i].start_errno = -r;
@@ -407,13 +407,14 @@ void ranks_start(struct shim *s)
         _exit(1);
     }
     shim_epoll(s, EPOLL_CTL_ADD, s->exec_fd, EPOLLIN, SOURCE_EXEC, 0);
-    if (open_outputs(s)) {
+    if (open_copies(s)) {
         for (size_t i = 0; i < s->rank_count && r == 0; i++) {
             r = start_rank(s, i, exec_fd);
         }
     }
     close(exec_fd);
     for (size_t i = 0; i < s->rank_count; i++) {
+        output_create(s, &s->ranks[i]);
         watch_rank(s, i);
     }
     if (s->stdin_fd >= 0) {

@@ -61,7 +61,7 @@ void spawn_epoll(struct spawn *sp, int op, int fd, uint32_t events);
 void sweep_add(struct spawn *sp, uint64_t job_id, uint32_t attempt);
 /* fd is ready (-1: a child that is no shim, or a shim that was killed, has ended). */
 void sweep_on_ready(struct spawn *sp, int fd);
-/* After anything has happened: kills orphans, goes on with every sweep, answers those that are done. */
+/* After each wake: kills orphans, goes on with due sweeps, answers those that are done. */
 void sweep_advance(struct spawn *sp);
 
 #endif

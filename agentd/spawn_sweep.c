@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a dead shim leaves behind is killed here, until nothing is left. Three ways to find it, all of
- * them used: the attempt's cgroup, children of accel-spawn that are no shims (orphans come to the
- * nearest subreaper above), and every process whose environment holds the mark of the attempt
- * (its old accel-spawn may be dead too, then orphans went elsewhere). Never kills by name or by
- * a pid that was only read from a file: a pidfd is opened first, then the mark is looked at.
+ * What a dead shim leaves behind is killed here, until nothing is left. Three ways to find it, all
+ * of them used: the attempt's cgroup, children of accel-spawn that are no shims (orphans come to
+ * the nearest subreaper above), and every process whose environment holds the mark of the attempt
+ * (its old accel-spawn may be dead too, then orphans went elsewhere). Never kills by name or by a
+ * pid that was only read from a file: a pidfd is opened first, then the mark is looked at. The
+ * first two are proofs. The third is not: a process that cleared its environment, or that forks
+ * and exits faster than /proc can be read, is seen only by the other two, that is where there are
+ * cgroups or where the accel-spawn that forked the shim has outlived it.
  */
 #include <dirent.h>
 #include <errno.h>

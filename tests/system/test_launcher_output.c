@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Output on its way to files: segments and their mark, a gigabyte in one line, copies, tails, closed
- * streams, watches, and disks that are full.
+ * Output on its way to files: segments and their mark, a gigabyte in one line, copies, tails,
+ * closed streams, watches, and disks that are full.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Nothing is left of an attempt: descendants that were detached, deaf, stopped or forking in a storm,
- * at the end of the ranks, at a stop, and after the shim itself was killed. on_gone's own check
- * (no process has the attempt's mark) is part of every test here.
+ * Nothing is left of an attempt: descendants that were detached, deaf, stopped or forking in a
+ * storm, at the end of the ranks, at a stop, and after the shim itself was killed. on_gone's own
+ * check (no process has the attempt's mark) is part of every test here.
  */
 #include <signal.h>
 #include <stdio.h>
