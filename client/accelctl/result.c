@@ -164,7 +164,9 @@ static void add_python_hint(struct str *out, const Accel__V1__Rank *rank, const 
     static const char *const signs[] = {"No module named 'torch", "cannot import name",
                                         "No module named", "ImportError"};
 
-    for (size_t i = 0; python && i < ARRAY_LEN(signs); i++) {
+    if (!python || rank->stderr_tail.len == 0)
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(signs); i++) {
         if (memmem(rank->stderr_tail.data, rank->stderr_tail.len, signs[i], strlen(signs[i]))) {
             str_adds(out, "it ran under ");
             str_add_visible(out, python, strlen(python));
