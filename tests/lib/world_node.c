@@ -138,8 +138,8 @@ static void drop_channel(struct world_node *n)
 
 static void connect_later(struct world_node *n)
 {
-    world_timer_set(n->world, &n->connect, world_draw(n->world, n->world->config.reconnect),
-                    connect_now, n);
+    int64_t wait_ms = MAX(world_draw(n->world, n->world->config.reconnect), 1);
+    world_timer_set(n->world, &n->connect, wait_ms, connect_now, n);
 }
 
 static void close_session(struct world_node *n)
