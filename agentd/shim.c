@@ -359,5 +359,8 @@ _Noreturn void shim_run(const struct shim_start *start)
         }
         shim_advance(s);
     }
+    if (start->cgroups != NULL && getppid() != start->spawn_pid) {
+        cgroup_root_done(start->cgroups); /* our accel-spawn is gone and cannot */
+    }
     _exit(0);
 }

@@ -291,8 +291,7 @@ static void check_no_cgroup(struct world *w, const char *parent)
     (void)w;
 }
 
-/* The parent of the attempts' cgroups as the first attempt's file names it; empty without one. */
-static void cgroup_parent(struct world *w, char *parent, size_t size)
+void world_cgroup_parent(struct world *w, char *parent, size_t size)
 {
     parent[0] = '\0';
     for (size_t i = 0; i < w->seen_count; i++) {
@@ -319,7 +318,7 @@ void world_close(struct world *w)
             world_wait(w, &a->gone, 1);
         }
     }
-    cgroup_parent(w, parent, sizeof(parent));
+    world_cgroup_parent(w, parent, sizeof(parent));
     assert_int_equal(world_count_marked(w, (struct attempt_id){0, 0}), 0);
     world_abandon(w);
     check_no_cgroup(w, parent);

@@ -107,5 +107,7 @@ int64_t world_size(struct world *w, struct attempt_id id, const char *file); /* 
 /* Processes whose environment names the attempt; 0 job: any attempt of this world. */
 size_t world_count_marked(struct world *w, struct attempt_id id);
 pid_t world_shim_pid(struct world *w, struct attempt_id id);
+/* The parent of the attempts' cgroups as the attempts' files name it; empty without one. */
+void world_cgroup_parent(struct world *w, char *parent, size_t size);
 
 #endif

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,10 +102,16 @@ static void test_ended_alone(void **state)
     world_wait_text(&w, a, "1.out", "up");
     uint32_t pids[2] = {a->start->ranks[0]->pid, a->start->ranks[1]->pid};
     struct attempt_id id = a->id;
+    char parent[1024];
+    world_cgroup_parent(&w, parent, sizeof(parent));
     world_abandon(&w);
+    assert_true(parent[0] == '\0' || access(parent, F_OK) == 0); /* ranks live in it */
     kill((pid_t)pids[1], SIGTERM);
     kill((pid_t)pids[0], SIGTERM);
     await_file(&w, id, "exit");
+    while (parent[0] != '\0' && access(parent, F_OK) == 0) { /* goes with the last shim */
+        sched_yield();
+    }
     world_reopen(&w);
     world_adopt(&w);
     a = world_seen(&w, id);
