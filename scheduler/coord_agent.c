@@ -354,7 +354,7 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
 {
     Accel__V1__Welcome welcome = ACCEL__V1__WELCOME__INIT;
     Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
-    if (h->era > c->era || (h->era == c->era && h->epoch > c->epoch))
+    if (h->era > c->era || (h->era == c->era && h->epoch > c->loaded_epoch && h->epoch != c->epoch))
         roll_era(c, h);
     struct node *n = node_find(c, h->node->name);
     bool is_same = n && n->incarnation == h->node->incarnation;

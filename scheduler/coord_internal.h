@@ -219,7 +219,7 @@ struct request { /* first answers of mutating calls */
 
 struct coord {
     struct coord_config config;
-    uint64_t era, epoch, seq_next, seq_reserved, job_id_next, environment_id_next;
+    uint64_t era, epoch, loaded_epoch, seq_next, seq_reserved, job_id_next, environment_id_next;
     uint64_t job_id_floor;
     bool meta_dirty, is_closing; /* is_closing: coord_destroy runs, nothing is marked */
     int64_t now_ms, wall_ms;

@@ -288,7 +288,10 @@ void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_
     c->wall_ms = wall_ms;
     if (c->era == 0)
         c->era = new_era;
-    c->epoch++;
+    /* The time, where it is ahead: what an agent obeyed between the epoch of our store and this one then shows
+     * that the store is an older copy (roll_era). */
+    c->loaded_epoch = c->epoch;
+    c->epoch = MAX(c->epoch + 1, (uint64_t)MAX(wall_ms, 0));
     c->seq_reserved = c->seq_next + LIMIT_SEQ_RESERVE;
     c->meta_dirty = true;
     history_settle(c);

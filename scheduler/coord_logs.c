@@ -40,12 +40,27 @@ static Accel__V1__LogReadRequest *call_request(struct coord *c, const struct cal
     return rq;
 }
 
-static void log_nothing(struct coord *c, uint64_t call)
+static void log_nothing(struct coord *c, uint64_t call, uint32_t attempt)
 {
     Accel__V1__LogReadReply reply = ACCEL__V1__LOG_READ_REPLY__INIT;
 
+    reply.attempt = attempt;
     reply.ended = true;
     out_end(c, call, &reply.base);
+}
+
+/* Its directory may still be that of another attempt, which refuses the start: read only once it has started. */
+static bool log_is_early(const struct job *j, const struct attempt *a)
+{
+    return !a || (a->end_ms == 0 && j->state == JOB_STARTING && !a->shares[0].started);
+}
+
+static bool attempt_had_process(const struct attempt *a)
+{
+    for (uint32_t i = 0; i < a->world_size; i++)
+        if (a->workers[i].pid)
+            return true;
+    return a->end_ms == 0;
 }
 
 /* The attempt exists: to its node. Jobs span one node so far: the first share has all ranks. */
@@ -57,6 +72,10 @@ static void log_forward(struct coord *c, uint64_t call_id, struct job *j, const 
     const char *name = a->share_count ? a->shares[0].node_name : "?";
     struct node *n = node_find(c, name);
 
+    if (!attempt_had_process(a)) {
+        log_nothing(c, call_id, a->number);
+        return;
+    }
     bool is_coming = n && !n->session && n->grace.node.pos != 0;
     if (is_coming) { /* within the grace: node_resume_parked() or node_fail_parked() goes on */
         struct call *call = call_park(c, call_id, j, rq);
@@ -89,18 +108,18 @@ void call_log_read(struct coord *c, const struct coord_event *ev)
     if (!j)
         return;
     struct attempt *a = attempt_find(j, rq->attempt);
-    if (a) {
+    if (!log_is_early(j, a)) {
         log_forward(c, ev->call, j, a, rq);
         return;
     }
-    if (rq->attempt && rq->attempt <= j->attempt) {
+    if (!a && rq->attempt && rq->attempt <= j->attempt) {
         out_fail(c, ev->call, ACCEL_ENOENT,
                  "attempt %u of job %llu is not kept\nwhy: the first and the last %u are",
                  rq->attempt, (unsigned long long)j->id, LIMIT_ATTEMPTS_KEPT - 1);
         return;
     }
     if (!job_is_live(j) || !rq->wait) {
-        log_nothing(c, ev->call);
+        log_nothing(c, ev->call, a ? a->number : 0);
         return;
     }
     call_park(c, ev->call, j, rq);
@@ -117,14 +136,14 @@ void logs_attempt_changed(struct coord *c, struct job *j)
             continue;
         const Accel__V1__LogReadRequest *rq = call_request(c, call);
         const struct attempt *a = attempt_find(j, rq->attempt);
-        if (!a && job_is_live(j))
+        if (log_is_early(j, a) && job_is_live(j))
             continue;
         uint64_t id = call->id;
         call_free(c, call);
         if (a)
             log_forward(c, id, j, a, rq);
         else
-            log_nothing(c, id);
+            log_nothing(c, id, 0);
     }
 }
 
@@ -222,7 +241,7 @@ void node_resume_parked(struct coord *c, struct node *n)
         if (a)
             log_forward(c, id, j, a, rq);
         else
-            log_nothing(c, id);
+            log_nothing(c, id, 0);
     }
 }
 
