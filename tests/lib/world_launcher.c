@@ -330,6 +330,20 @@ static void on_late(void *ctx)
 
 /* --- the launcher's calls --- */
 
+static void say_launch(const struct world_attempt *a)
+{
+    AUTO_STR struct str s = {0};
+    str_init(&s);
+    for (size_t i = 0; i < a->rank_count; i++) {
+        const Accel__V1__RankSpec *r = a->spec->ranks[i];
+        str_addf(&s, "%srank %u on", i ? ", " : "", r->rank);
+        for (size_t d = 0; d < r->n_devices; d++)
+            str_addf(&s, " %s", r->devices[d]);
+    }
+    world_say(a->node->world, a->node->name, "forks the shim of job %llu.%u: %s",
+              (unsigned long long)a->id.job_id, a->id.attempt, s.data);
+}
+
 static void on_launch(void *ctx, struct launcher *l, const Accel__V1__AttemptSpec *spec)
 {
     struct world_node *n = ctx;
@@ -357,6 +371,7 @@ static void on_launch(void *ctx, struct launcher *l, const Accel__V1__AttemptSpe
     memcpy(text, spec->argv[1].data, spec->argv[1].len);
     a->plan = plan_parse(text);
     TAILQ_INSERT_TAIL(&n->attempts, a, link);
+    say_launch(a);
     world_timer_set(w, &a->timer, world_draw(w, w->config.launch), on_launched, a);
 }
 

@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Stories of the two cores: what each part did at which virtual millisecond, compared line by line with NAME.golden. A
+ * difference is either a mistake or a change of what happens, which the golden file then tells in its own diff.
+ *
+ *     stories DIR             compares every story, TAP
+ *     stories --update DIR    writes the golden files anew
+ *     stories --print NAME    tells one story
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/lib/world.h"
+
+static const struct world *running;
+
+/* --- what the stories wait for --- */
+
+static bool is_quiet(struct world *w, uint64_t arg)
+{
+    (void)arg;
+    return ops_are_done(w) && w->coord.core && coord_jobs_live(w->coord.core) == 0 &&
+           !w->coord.committing && node_is_settled(&w->nodes[0]);
+}
+
+static bool is_node_ready(struct world *w, uint64_t arg)
+{
+    (void)arg;
+    return w->nodes[0].core && agent_is_welcomed(w->nodes[0].core);
+}
+
+/* Every rank of the attempt runs, and the coordinator was told and has acknowledged it. */
+static bool is_running(struct world *w, uint64_t attempt)
+{
+    const struct world_attempt *a = attempt_of(&w->nodes[0], 1, (uint32_t)attempt);
+    const struct world_node *n = &w->nodes[0];
+    return a && a->state == ATTEMPT_RUNNING && n->sent_count &&
+           n->acked_seq == n->sent[n->sent_count - 1].seq;
+}
+
+static bool is_launching(struct world *w, uint64_t attempt)
+{
+    return attempt_of(&w->nodes[0], 1, (uint32_t)attempt) != NULL;
+}
+
+static bool has_sent(struct world *w, uint64_t seq)
+{
+    const struct world_node *n = &w->nodes[0];
+    return n->sent_count && n->sent[n->sent_count - 1].seq >= seq;
+}
+
+static bool is_committing(struct world *w, uint64_t arg)
+{
+    (void)arg;
+    return w->coord.committing != NULL;
+}
+
+static void until(struct world *w, bool (*is_true)(struct world *w, uint64_t arg), uint64_t arg)
+{
+    bool ok = world_run_until(w, is_true, arg, 60000);
+    WORLD_CHECK(w, ok, "the story does not go on");
+}
+
+static struct world *begin(struct world_config config)
+{
+    struct world *w = world_create(&config);
+    running = w;
+    until(w, is_node_ready, 0);
+    world_run(w, 20 - w->now_ms);
+    return w;
+}
+
+static void end(struct world *w)
+{
+    until(w, is_quiet, 0);
+    books_check_healed(w);
+}
+
+static void submit(struct world *w, struct world_job want)
+{
+    want.is_watched = true;
+    client_submit(&w->clients[0], &want, 0);
+}
+
+static void exit_ranks(struct world *w, uint32_t attempt, uint32_t count)
+{
+    for (uint32_t rank = 0; rank < count; rank++)
+        attempt_exit_rank(attempt_of(&w->nodes[0], 1, attempt), rank, 0, 0);
+}
+
+#define UNTIL_TOLD {.run_ms = -1, .term_ms = 3}
+
+/* --- the stories --- */
+
+static struct world *tell_plain(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = {.run_ms = 50}});
+    end(w);
+    return w;
+}
+
+static struct world *tell_restart(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = UNTIL_TOLD, .procs = 2, .max_restarts = 1});
+    until(w, is_running, 1);
+    attempt_exit_rank(attempt_of(&w->nodes[0], 1, 1), 1, 0, SIGKILL);
+    until(w, is_running, 2);
+    exit_ranks(w, 2, 2);
+    end(w);
+    return w;
+}
+
+static struct world *tell_cancel_starting(void)
+{
+    struct world_config config = world_calm;
+    config.launch = (struct world_range){50, 50};
+    struct world *w = begin(config);
+    submit(w, (struct world_job){.plan = UNTIL_TOLD, .cancel_after_ms = 10});
+    end(w);
+    return w;
+}
+
+static struct world *tell_cancel_running(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = {.run_ms = -1, .term_ms = -1}, /* ignores SIGTERM */
+                                 .stop_grace_ms = 200,
+                                 .cancel_after_ms = 100});
+    end(w);
+    return w;
+}
+
+static struct world *tell_time_limit(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = UNTIL_TOLD, .time_limit_ms = 100});
+    end(w);
+    return w;
+}
+
+static struct world *tell_coordinator_restart(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = UNTIL_TOLD});
+    until(w, is_running, 1);
+    world_run(w, 10);
+    coord_kill(&w->coord, 100);
+    world_run(w, 300);
+    exit_ranks(w, 1, 1);
+    end(w);
+    return w;
+}
+
+static struct world *tell_acceld_restart(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = UNTIL_TOLD, .procs = 2});
+    until(w, is_running, 1);
+    world_run(w, 10);
+    node_kill(&w->nodes[0], 100);
+    world_run(w, 50);
+    attempt_exit_rank(attempt_of(&w->nodes[0], 1, 1), 0, 0, 0); /* nobody is there to hear it */
+    world_run(w, 150);
+    attempt_exit_rank(attempt_of(&w->nodes[0], 1, 1), 1, 0, 0);
+    end(w);
+    return w;
+}
+
+static struct world *tell_report_resent(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = UNTIL_TOLD});
+    until(w, is_running, 1);
+    world_run(w, 10);
+    exit_ranks(w, 1, 1);
+    until(w, has_sent, 2);
+    until(w, is_committing, 0); /* the end is taken in, its acknowledgement waits for the disk */
+    node_cut(&w->nodes[0], true, 0);
+    end(w);
+    return w;
+}
+
+static struct world *tell_submit_retried(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = {.run_ms = 50}});
+    until(w, is_committing, 0);
+    client_cut(&w->clients[0]); /* the answer will not come */
+    end(w);
+    return w;
+}
+
+static struct world *tell_two_jobs(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = {.run_ms = 50}, .procs = 3});
+    submit(w, (struct world_job){.plan = {.run_ms = 50}, .procs = 2});
+    submit(w, (struct world_job){.plan = {.run_ms = 10}, .procs = 1}); /* would fit, and waits */
+    end(w);
+    return w;
+}
+
+static struct world *tell_gpu_auto(void)
+{
+    struct world_config config = world_calm;
+    config.gpus = 2;
+    struct world *w = begin(config);
+    submit(w, (struct world_job){.plan = {.run_ms = 50}, .procs = 2});
+    end(w);
+    return w;
+}
+
+static struct world *tell_shim_lost(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = UNTIL_TOLD, .procs = 2});
+    until(w, is_running, 1);
+    attempt_kill_shim(attempt_of(&w->nodes[0], 1, 1));
+    end(w);
+    return w;
+}
+
+static struct world *tell_store_fails(void)
+{
+    struct world *w = begin(world_calm);
+    coord_fail_commits(&w->coord, 2, false);
+    submit(w, (struct world_job){.plan = {.run_ms = 50}});
+    end(w);
+    return w;
+}
+
+static struct world *tell_start_lost(void)
+{
+    struct world *w = begin(world_calm);
+    submit(w, (struct world_job){.plan = {.run_ms = 50}});
+    until(w, is_committing, 0); /* the attempt's row is on its way, and its Start behind it */
+    node_cut(&w->nodes[0], false, 30);
+    until(w, is_launching, 1);
+    end(w);
+    return w;
+}
+
+static const struct {
+    const char *name, *what;
+    struct world *(*tell)(void);
+} stories[] = {
+    {"plain", "a plain job", tell_plain},
+    {"restart", "a rank is killed, and the gang starts again", tell_restart},
+    {"cancel_starting", "cancelled while starting", tell_cancel_starting},
+    {"cancel_running", "cancelled while running: SIGTERM, grace, SIGKILL", tell_cancel_running},
+    {"time_limit", "the time limit passes", tell_time_limit},
+    {"coordinator_restart", "the coordinator restarts, the job runs on", tell_coordinator_restart},
+    {"acceld_restart", "acceld restarts, the job runs on", tell_acceld_restart},
+    {"report_resent", "a session breaks before a report is acknowledged", tell_report_resent},
+    {"submit_retried", "a submit whose answer is lost is asked again", tell_submit_retried},
+    {"two_jobs", "first come, first served", tell_two_jobs},
+    {"gpu_auto", "a job that takes GPUs because there are some", tell_gpu_auto},
+    {"shim_lost", "the shim is killed", tell_shim_lost},
+    {"store_fails", "the disk is full for a while", tell_store_fails},
+    {"start_lost", "a Start is lost on the way", tell_start_lost},
+};
+
+/* --- comparing --- */
+
+static void on_abort(int signo)
+{
+    (void)signo;
+    if (running)
+        fwrite(running->trace.text.data, 1, running->trace.text.len, stderr);
+}
+
+static char *read_golden(const char *path)
+{
+    AUTO_STR struct str s = {0};
+    char buf[4096];
+    size_t len;
+    FILE *f = fopen(path, "re");
+    str_init(&s);
+    if (!f)
+        return str_steal(&s);
+    while ((len = fread(buf, 1, sizeof(buf), f)) > 0)
+        str_add(&s, buf, len);
+    fclose(f);
+    return str_steal(&s);
+}
+
+/* Prints the first line that differs; true if there is none. */
+static bool is_same(const char *name, const char *want, const char *got)
+{
+    int line = 1;
+    const char *want_line = want, *got_line = got;
+    while (*want && *want == *got) {
+        if (*want == '\n') {
+            line++;
+            want_line = want + 1;
+            got_line = got + 1;
+        }
+        want++;
+        got++;
+    }
+    if (!*want && !*got)
+        return true;
+    printf("# %s.golden:%d:\n#   it was: %.*s\n#   it is:  %.*s\n"
+           "# if that is right: stories --update DIR, and read the diff\n",
+           name, line, (int)strcspn(want_line, "\n"), want_line, (int)strcspn(got_line, "\n"),
+           got_line);
+    return false;
+}
+
+static bool write_golden(const char *path, const struct str *text)
+{
+    FILE *f = fopen(path, "we");
+    if (!f)
+        return false;
+    bool ok = fwrite(text->data, 1, text->len, f) == text->len;
+    return fclose(f) == 0 && ok;
+}
+
+static bool check_story(size_t i, const char *dir, bool update)
+{
+    char path[4096];
+    struct world *w = stories[i].tell();
+    snprintf(path, sizeof(path), "%s/%s.golden", dir, stories[i].name);
+    AUTO_FREE char *want = read_golden(path);
+    bool ok = update ? write_golden(path, &w->trace.text)
+                     : is_same(stories[i].name, want, w->trace.text.data);
+    running = NULL;
+    world_destroy(w);
+    printf("%sok %zu - %s\n", ok ? "" : "not ", i + 1, stories[i].what);
+    return ok;
+}
+
+static int print_story(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(stories); i++) {
+        if (strcmp(stories[i].name, name) != 0)
+            continue;
+        struct world *w = stories[i].tell();
+        fwrite(w->trace.text.data, 1, w->trace.text.len, stdout);
+        running = NULL;
+        world_destroy(w);
+        return 0;
+    }
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    struct sigaction sa = {.sa_handler = on_abort, .sa_flags = (int)SA_RESETHAND};
+    bool update = argc == 3 && strcmp(argv[1], "--update") == 0, ok = true;
+    sigaction(SIGABRT, &sa, NULL);
+    if (argc == 3 && strcmp(argv[1], "--print") == 0)
+        return print_story(argv[2]);
+    if (argc != 2 && !update) {
+        fprintf(stderr, "usage: stories [--update] DIR | --print NAME\n");
+        return 2;
+    }
+    printf("1..%zu\n", ARRAY_LEN(stories));
+    for (size_t i = 0; i < ARRAY_LEN(stories); i++)
+        ok &= check_story(i, argv[argc - 1], update);
+    return ok ? 0 : 1;
+}
