@@ -383,9 +383,15 @@ static void on_found(struct agent *a, const struct agent_event *ev, struct agent
 {
     const struct launcher_found *f = ev->found;
     CHECK(a->session == SESSION_CLOSED);
-    if (agent_find(a, f->id.job_id, f->id.attempt) || !f->spec || f->spec->n_ranks == 0 ||
-        f->spec->n_ranks > LIMIT_PROCS_PER_NODE)
-        return; /* nothing that can be spoken of; the launcher has swept it */
+    if (agent_find(a, f->id.job_id, f->id.attempt))
+        return;
+    if (!f->spec || f->spec->n_ranks == 0 || f->spec->n_ranks > LIMIT_PROCS_PER_NODE) {
+        /* Nothing that can be spoken of: the crash came before its spec was whole, and the launcher has swept
+         * it. The coordinator misses it in Hello; here it only has to stop being found. */
+        if (!f->is_live)
+            agent_act(out, AGENT_ACT_MARK_ACKED, NULL)->id = f->id;
+        return;
+    }
     struct attempt *t = attempt_from_spec(a, f);
     agent_trace(a, ev, "FOUND job %" PRIu64 ".%" PRIu64 " era %" PRIu64 " %s", t->key.job_id,
                 t->key.attempt, t->era, f->is_live ? "live" : "ended");

@@ -24,7 +24,7 @@ static const char usage[] =
     "  --state-dir DIR          what this node remembers; one acceld each\n"
     "  --devices KIND           cpu[:N] or fake:FILE; may be given again (default: cpu)\n"
     "  --node-name NAME         default: the host's name\n"
-    "  --idle-exit SECONDS      end after so long without session and workers (default: never)\n"
+    "  --idle-exit TIME         end after so long without session and workers (default: never)\n"
     "  --ready-fd N             write \"ready\" there once the coordinator has welcomed us\n"
     "  --spawn PATH             the accel-spawn to use\n"
     "  --log-level LEVEL        error, warn, info (default) or debug\n"
@@ -112,9 +112,11 @@ static int set_option(struct acceld_options *o, int id, const char *value, struc
         o->devices[o->device_count++] = value;
         return 0;
     case OPT_IDLE_EXIT:
-        r = set_number("idle-exit", value, INT32_MAX, &number, err);
-        o->idle_exit_ms = (int64_t)number * 1000;
-        return r;
+        if (parse_duration_ms(value, &number) < 0 || number > INT32_MAX)
+            return error_set(err, ACCEL_EINVAL, "--idle-exit %s: not a time such as 60, 30s, 5m",
+                             value);
+        o->idle_exit_ms = (int64_t)number;
+        return 0;
     case OPT_READY_FD:
         r = set_number("ready-fd", value, INT32_MAX, &number, err);
         o->ready_fd = (int)number;

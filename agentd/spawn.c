@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "agentd/spawn_internal.h"
+#include "common/path.h"
 
 #define READ_BYTES    65536u
 #define EPOLL_BATCH   64
@@ -207,12 +208,50 @@ static int check_spec(const Accel__V1__AttemptSpec *spec, struct accel_error *er
     return 0;
 }
 
+/* The directory of an ended attempt of another era (the coordinator's store was replaced, ids begin
+ * again) is no tombstone for this one: it is kept under another name for whoever wants its logs. */
+static bool set_aside(struct spawn *sp, const char *name, uint64_t era)
+{
+    char path[96];
+    AUTO_FREE char *data = NULL;
+    size_t len = 0;
+    snprintf(path, sizeof(path), "%s/spec", name);
+    if (path_read_all(sp->dir_fd, path, LIMIT_SHIM_FRAME_BYTES, &data, &len, NULL) < 0) {
+        return false;
+    }
+    Accel__V1__AttemptSpec *old = accel__v1__attempt_spec__unpack(NULL, len, (const uint8_t *)data);
+    if (!old) {
+        return false;
+    }
+    uint64_t old_era = old->era;
+    accel__v1__attempt_spec__free_unpacked(old, NULL);
+    snprintf(path, sizeof(path), "%s/exit", name);
+    bool has_ended = faccessat(sp->dir_fd, path, F_OK, 0) == 0;
+    snprintf(path, sizeof(path), "%s/exit.acked", name);
+    has_ended = has_ended || faccessat(sp->dir_fd, path, F_OK, 0) == 0;
+    if (!has_ended || old_era == era) {
+        return false;
+    }
+    snprintf(path, sizeof(path), "%s.era-%" PRIu64, name, old_era);
+    return renameat(sp->dir_fd, name, sp->dir_fd, path) == 0;
+}
+
+static int make_directory(struct spawn *sp, const char *name, uint64_t era)
+{
+    int r = mkdirat(sp->dir_fd, name, 0700);
+    if (r < 0 && errno == EEXIST) {
+        r = set_aside(sp, name, era) ? mkdirat(sp->dir_fd, name, 0700) : -1;
+        errno = r < 0 ? EEXIST : errno;
+    }
+    return r;
+}
+
 /* Makes everything; on failure the directory stays (unless *ret_exists) as the tombstone. */
 static int make_files(struct spawn *sp, const Accel__V1__AttemptSpec *spec, struct attempt_files *f,
                       bool *ret_exists, struct accel_error *err)
 {
     snprintf(f->name, sizeof(f->name), "%" PRIu64 ".%u", spec->job_id, spec->attempt);
-    if (mkdirat(sp->dir_fd, f->name, 0700) < 0) {
+    if (make_directory(sp, f->name, spec->era) < 0) {
         *ret_exists = errno == EEXIST;
         return error_sys(err, errno, "cannot make directory %s/%s", sp->dir, f->name);
     }
