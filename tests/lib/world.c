@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Virtual time: the next thing that is due happens, then everybody is looked at. Neighbours: world.h. It must not know what
- * a job is.
+ * Virtual time: the next thing that is due happens, then everybody is looked at. Neighbours:
+ * world.h. It must not know what a job is.
  */
 #include <stdarg.h>
 #include <stdio.h>

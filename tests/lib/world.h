@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * world.h - one coordinator, some nodes and some clients in virtual time. The two cores are those that the daemons link;
- * what is simulated is around them: a shell for each that keeps the order contract of coord.h and agent.h, a disk that
- * knows only what was committed, the network (rpc_sim), processes (launcher_fake) that outlive their acceld, and users.
+ * world.h - one coordinator, some nodes and some clients in virtual time. The two cores are those
+ * that the daemons link; what is simulated is around them: a shell for each that keeps the order
+ * contract of coord.h and agent.h, a disk that knows only what was committed, the network
+ * (rpc_sim), processes (launcher_fake) that outlive their acceld, and users.
  *
- * Everything follows from the seed and the order of calls. Whatever must hold is checked after every step and aborts
- * with a line of its own at the end of the narrative (world.trace). tests/sim lets faults happen here at random,
- * tests/trace tells stories.
+ * Everything follows from the seed and the order of calls. Whatever must hold is checked after
+ * every step and aborts with a line of its own at the end of the narrative (world.trace).
+ * tests/sim lets faults happen here at random, tests/trace tells stories.
  */
 #ifndef ACCEL_TESTS_LIB_WORLD_H
 #define ACCEL_TESTS_LIB_WORLD_H
@@ -75,7 +76,7 @@ struct world_coord {
     struct store_txn txn;
     bool is_failing, is_stopped, is_commit_due;
     bool is_failure_applied; /* a commit that fails has reached the disk */
-    uint32_t failures; /* of the running commit */
+    uint32_t failures;       /* of the running commit */
     struct world_items deferred, inbox;
     struct world_timer commit, start, resume, calm;
     int64_t slow_ms; /* added to each commit */
@@ -184,7 +185,7 @@ struct world_job { /* what a user wants */
     uint32_t procs, gpus, max_restarts;
     Accel__V1__DeviceKind device_kind;
     uint64_t time_limit_ms, stop_grace_ms;
-    bool kill_on_disconnect, is_watched, is_owner;
+    bool kill_on_disconnect, is_watched, is_owner, is_cancelled;
     int64_t cancel_after_ms; /* after the submit was answered; 0: never */
     bool cancel_kill;
     uint8_t request_id[LIMIT_REQUEST_ID_BYTES];
@@ -211,6 +212,7 @@ struct world {
     struct rpc_sim *sim;
     struct heap timers;
     int64_t now_ms, wall_offset_ms;
+    bool is_ending;   /* who sees an endless job run cancels it */
     bool is_healed;   /* nodes are told to be free now */
     bool is_followed; /* user0 follows all events, and none is pruned */
     uint64_t turns;
@@ -225,42 +227,47 @@ struct world {
 };
 
 /* Aborts; the reason ends the narrative. */
-#define WORLD_CHECK(w, cond, ...) \
-    do {                          \
-        if (!(cond)) world_fail((w), #cond, __VA_ARGS__); \
+#define WORLD_CHECK(w, cond, ...)                                                                  \
+    do {                                                                                           \
+        if (!(cond))                                                                               \
+            world_fail((w), #cond, __VA_ARGS__);                                                   \
     } while (0)
-_Noreturn void world_fail(struct world *w, const char *cond, const char *fmt, ...) PRINTF_LIKE(3, 4);
+_Noreturn void world_fail(struct world *w, const char *cond, const char *fmt, ...)
+    PRINTF_LIKE(3, 4);
 
 /* --- world.c --- */
 struct world *world_create(const struct world_config *config);
 void world_destroy(struct world *w);
 int64_t world_draw(struct world *w, struct world_range r);
 int64_t world_wall_ms(const struct world *w);
-void world_timer_set(struct world *w, struct world_timer *t, int64_t delay_ms, void (*fire)(void *ctx), void *ctx);
+void world_timer_set(struct world *w, struct world_timer *t, int64_t delay_ms,
+                     void (*fire)(void *ctx), void *ctx);
 void world_timer_clear(struct world *w, struct world_timer *t);
 void world_run(struct world *w, int64_t ms);
 /* False if it did not come true within `ms`. */
-bool world_run_until(struct world *w, bool (*is_true)(struct world *w, uint64_t arg), uint64_t arg, int64_t ms);
+bool world_run_until(struct world *w, bool (*is_true)(struct world *w, uint64_t arg), uint64_t arg,
+                     int64_t ms);
 #define world_say(w, who, ...) trace_add(&(w)->trace, (w)->now_ms, (who), __VA_ARGS__)
 
 /* --- world_coord.c: outside of a step only --- */
 void coord_init(struct world *w);
 void coord_done(struct world_coord *c);
 void coord_boot(struct world_coord *c);
-/* kill -9. What was not committed is forgotten; of a running commit, whether it came through is drawn. */
+/* kill -9. What was not committed is forgotten; whether a running commit came through is drawn. */
 void coord_kill(struct world_coord *c, int64_t down_ms);
-void coord_stop(struct world_coord *c, int64_t ms);            /* SIGSTOP, and SIGCONT later */
+void coord_stop(struct world_coord *c, int64_t ms);                /* SIGSTOP, and SIGCONT later */
 void coord_slow(struct world_coord *c, int64_t by_ms, int64_t ms); /* a slow disk for a while */
 /* The next `count` commits fail, after the data has reached the disk or before. */
 void coord_fail_commits(struct world_coord *c, unsigned count, bool is_applied);
-int64_t coord_next_ms(const struct world_coord *c);            /* -1: none */
-void coord_turn(struct world_coord *c);                        /* ticks and flushes */
+int64_t coord_next_ms(const struct world_coord *c); /* -1: none */
+void coord_turn(struct world_coord *c);             /* ticks and flushes */
 
 /* --- world_node.c --- */
 void node_init(struct world *w, struct world_node *n, uint32_t index);
 void node_done(struct world_node *n);
 void node_boot(struct world_node *n);
-void node_kill(struct world_node *n, int64_t down_ms); /* kill -9 of acceld: its processes live on */
+void node_kill(struct world_node *n,
+               int64_t down_ms); /* kill -9 of acceld: its processes live on */
 /* visible: both ends are told. Else frames vanish, and acceld gives up after notice_ms. */
 void node_cut(struct world_node *n, bool visible, int64_t notice_ms);
 void node_tell_devices(struct world_node *n);
@@ -268,7 +275,8 @@ int64_t node_next_ms(const struct world_node *n);
 void node_turn(struct world_node *n);
 /* For world_launcher.c; dropped when acceld does not run. */
 void node_step(struct world_node *n, struct agent_event *ev);
-bool node_is_settled(const struct world_node *n); /* welcomed, all reports acknowledged, nothing alive */
+bool node_is_settled(
+    const struct world_node *n); /* welcomed, all reports acknowledged, nothing alive */
 size_t node_describe_devices(const struct world_node *n, Accel__V1__Device *devices, size_t cap);
 
 /* --- world_launcher.c --- */
@@ -278,15 +286,18 @@ void attempts_done(struct world_node *n);
 struct world_attempt *attempt_of(struct world_node *n, uint64_t job_id, uint32_t attempt);
 struct world_attempt *attempt_live(struct world *w, uint64_t job_id); /* any node; NULL: none */
 void attempt_kill_shim(struct world_attempt *a);
-void attempt_exit_rank(struct world_attempt *a, uint32_t rank, int code, int signal); /* by itself, now */
+void attempt_exit_rank(struct world_attempt *a, uint32_t rank, int code,
+                       int signal); /* by itself, now */
 struct world_plan plan_parse(const char *text);
 void plan_format(const struct world_plan *p, char *text, size_t size);
 
 /* --- world_client.c --- */
 void clients_init(struct world *w);
 void clients_done(struct world *w);
-struct world_job *client_submit(struct world_client *c, const struct world_job *want, int64_t delay_ms);
-struct world_op *client_do(struct world_client *c, enum world_op_kind kind, struct world_job *job, int64_t delay_ms);
+struct world_job *client_submit(struct world_client *c, const struct world_job *want,
+                                int64_t delay_ms);
+struct world_op *client_do(struct world_client *c, enum world_op_kind kind, struct world_job *job,
+                           int64_t delay_ms);
 void client_kill(struct world_client *c); /* its calls are gone; the user starts it again */
 void client_cut(struct world_client *c);
 bool ops_are_done(struct world *w); /* all but followers of events */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What must be true, whatever happens: kept from what was committed and what was told, never from inside the cores. Told
- * is only what is on disk; what was told stays true; no device and no job is run twice; in the end all is quiet.
+ * What must be true, whatever happens: kept from what was committed and what was told, never from
+ * inside the cores. Told is only what is on disk; what was told stays true; no device and no job
+ * is run twice; in the end all is quiet.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -141,8 +142,8 @@ void books_told_job(struct world *w, const Accel__V1__Job *job)
     WORLD_CHECK(w, b->state == ENDED, "told of the end of job %" PRIu64 " before it is on disk",
                 job->id);
     bool same = (uint32_t)job->result == b->result && job->exit_code == b->exit_code;
-    WORLD_CHECK(w, same || b->is_deleted,
-                "told of another end of job %" PRIu64 " than is on disk", job->id);
+    WORLD_CHECK(w, same || b->is_deleted, "told of another end of job %" PRIu64 " than is on disk",
+                job->id);
     WORLD_CHECK(w, job->result != ACCEL__V1__JOB_RESULT__RESULT_NONE, "no result");
 }
 

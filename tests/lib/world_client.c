@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Users: what they want of the coordinator, asked again with the same request id until it is answered. Neighbour:
- * world_books.c, which hears every answer. A user never looks into the coordinator.
+ * Users: what they want of the coordinator, asked again with the same request id until it is
+ * answered. Neighbour: world_books.c, which hears every answer. A user never looks into the
+ * coordinator.
  */
 #include <stdio.h>
 #include <string.h>
@@ -77,6 +78,11 @@ static void on_watched(struct world_op *op, const Accel__V1__WatchReply *m)
     op->told_end = m->job->state == ACCEL__V1__JOB_STATE__JOB_ENDED;
     say_job(op, m->job);
     books_told_job(w, m->job);
+    if (w->is_ending && op->job->plan.run_ms < 0 && !op->job->is_cancelled &&
+        m->job->state == ACCEL__V1__JOB_STATE__JOB_RUNNING) {
+        op->job->is_cancelled = true;
+        client_do(op->client, OP_CANCEL, op->job, 0);
+    }
 }
 
 static void on_cancelled(struct world_op *op, const Accel__V1__CancelReply *m)

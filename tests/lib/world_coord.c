@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The coordinator's shell in virtual time, as scheduler/shell.c has it: step, collect, commit, and only then let the
- * outputs out. Neighbours: scheduler/api.c, whose service table is served here. It decides nothing about jobs.
+ * The coordinator's shell in virtual time, as scheduler/shell.c has it: step, collect, commit, and
+ * only then let the outputs out. Neighbours: scheduler/api.c, whose service table is served here.
+ * It decides nothing about jobs.
  */
 #include "tests/lib/world.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The processes of a node and what attempts/JOB.N/ keeps of them: behind launcher_fake, in virtual time. They live on
- * when acceld dies, and the next one adopts them, as launcher_exec and adopt.c do it with real ones.
+ * The processes of a node and what attempts/JOB.N/ keeps of them: behind launcher_fake, in virtual
+ * time. They live on when acceld dies, and the next one adopts them, as launcher_exec and adopt.c
+ * do it with real ones.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -321,10 +322,9 @@ static void on_late(void *ctx)
     Accel__V1__ExitRecord record = ACCEL__V1__EXIT_RECORD__INIT;
     record.text = (char *)"its directory exists";
     if (late->node->incarnation == late->incarnation)
-        node_step(late->node, &(struct agent_event){.type = AGENT_EV_GONE,
-                                                    .id = late->id,
-                                                    .record = &record,
-                                                    .exists = true});
+        node_step(late->node,
+                  &(struct agent_event){
+                      .type = AGENT_EV_GONE, .id = late->id, .record = &record, .exists = true});
     free(late);
 }
 

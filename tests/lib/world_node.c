@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * acceld's shell in virtual time, as agentd/shell.c and agentd/uplink.c have it: callbacks become events, actions are
- * carried out in their order, a lost session is opened again. Neighbour: world_launcher.c. It decides nothing about
- * attempts.
+ * acceld's shell in virtual time, as agentd/shell.c and agentd/uplink.c have it: callbacks become
+ * events, actions are carried out in their order, a lost session is opened again. Neighbour:
+ * world_launcher.c. It decides nothing about attempts.
  */
 #include <stdio.h>
 #include <string.h>

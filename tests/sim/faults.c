@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which faults a seed brings, and when. Neighbour: tests/lib/world.h, which carries them out. It must not know what is
- * right or wrong afterwards.
+ * Which faults a seed brings, and when. Neighbour: tests/lib/world.h, which carries them out. It
+ * must not know what is right or wrong afterwards.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -9,11 +9,11 @@
 #include "tests/sim/sim.h"
 
 static const uint32_t most[FAULT_KIND_COUNT] = {
-    [FAULT_CUT] = 6,         [FAULT_CUT_SILENT] = 3,  [FAULT_COORD_KILL] = 4,
-    [FAULT_COORD_STOP] = 2,  [FAULT_COMMIT_FAIL] = 3, [FAULT_COMMIT_SLOW] = 2,
-    [FAULT_AGENT_KILL] = 4,  [FAULT_SHIM_KILL] = 3,   [FAULT_RANK_KILL] = 4,
-    [FAULT_CLIENT_CUT] = 4,  [FAULT_CLIENT_KILL] = 2, [FAULT_SUBMIT_TWICE] = 4,
-    [FAULT_CLOCK_JUMP] = 2,  [FAULT_DEVICE] = 4,
+    [FAULT_CUT] = 6,        [FAULT_CUT_SILENT] = 3,  [FAULT_COORD_KILL] = 4,
+    [FAULT_COORD_STOP] = 2, [FAULT_COMMIT_FAIL] = 3, [FAULT_COMMIT_SLOW] = 2,
+    [FAULT_AGENT_KILL] = 4, [FAULT_SHIM_KILL] = 3,   [FAULT_RANK_KILL] = 4,
+    [FAULT_CLIENT_CUT] = 4, [FAULT_CLIENT_KILL] = 2, [FAULT_SUBMIT_TWICE] = 4,
+    [FAULT_CLOCK_JUMP] = 2, [FAULT_DEVICE] = 4,
 };
 
 static int64_t draw(struct faults *f, int64_t min, int64_t max)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Seeds 1, 2, 3, ...: each a world of its own in which users want jobs while things break; then nothing breaks any more
- * and everything has to come to its end. A seed that fails prints how its story ended and how to see it again. Seeds that once
- * failed for a reason worth keeping have a name.
+ * Seeds 1, 2, 3, ...: each a world of its own in which users want jobs while things break; then
+ * nothing breaks any more and everything has to come to its end. A seed that fails prints how its
+ * story ended and how to see it again. Seeds that once failed for a reason worth keeping have a
+ * name.
  *
  *     sim                    named seeds, what a plain job costs, seeds 1-300
  *     sim --seeds A-B        only those seeds
@@ -15,17 +16,17 @@
 
 #include "tests/sim/sim.h"
 
-#define FAULTS_MS   15000
-#define HEAL_MS     (40 * 60 * 1000)
+#define FAULTS_MS    15000
+#define HEAL_MS      (40 * 60 * 1000)
 #define PLAIN_WRITES 5u /* rows of a plain job's whole life, as record.h promises */
-#define TAIL_LINES  60
+#define TAIL_LINES   60
 #define SEED_SECONDS 20 /* of real time: a seed takes some milliseconds */
 
 static const struct {
     uint64_t seed;
     const char *once_broke;
 } named[] = {
-    {1, "nothing yet: a seed to have one"},
+    {8, "the id of a job that left the history was given out again after a restart"},
 };
 
 /* --- when it fails --- */
@@ -46,12 +47,10 @@ static void show_tail(void)
     const char *text = w->trace.text.data, *p = text + w->trace.text.len;
     for (int lines = 0; p > text && (is_verbose || lines <= TAIL_LINES); p--)
         lines += p[-1] == '\n';
-    int len = snprintf(head, sizeof(head),
-                       "\nnot ok - seed %llu\nagain: %s --seed %llu --verbose\n",
-                       (unsigned long long)running_seed, program,
-                       (unsigned long long)running_seed);
-    if (write(1, p, (size_t)(text + w->trace.text.len - p)) < 0 ||
-        write(1, head, (size_t)len) < 0)
+    int len =
+        snprintf(head, sizeof(head), "\nnot ok - seed %llu\nagain: %s --seed %llu --verbose\n",
+                 (unsigned long long)running_seed, program, (unsigned long long)running_seed);
+    if (write(1, p, (size_t)(text + w->trace.text.len - p)) < 0 || write(1, head, (size_t)len) < 0)
         return;
 }
 
@@ -116,6 +115,8 @@ static struct world_plan draw_plan(struct prng *p)
         .fail_code = (int)(prng_chance(p, 50) ? range(p, 1, 3) : -9),
         .term_ms = (int)(prng_chance(p, 20) ? -1 : range(p, 0, 200)),
     };
+    if (prng_chance(p, 15))
+        plan.run_ms = -1; /* until it is stopped */
     if (prng_chance(p, 10))
         plan.start = (int)range(p, 1, 3);
     return plan;
@@ -184,8 +185,18 @@ static bool is_answered(struct world *w, uint64_t arg)
     return ops_are_done(w);
 }
 
+/* Endless jobs are ended by who is told that they run: that has to be told, and the stop obeyed. */
+static void end_endless(struct world *w)
+{
+    w->is_ending = true;
+    for (size_t i = 0; i < w->job_count; i++)
+        if (w->jobs[i].plan.run_ms < 0)
+            client_do(w->jobs[i].client, OP_WATCH, &w->jobs[i], 0);
+}
+
 static void heal(struct world *w)
 {
+    end_endless(w);
     bool ok = world_run_until(w, is_quiet, 0, HEAL_MS);
     WORLD_CHECK(w, ok, "no fault any more, and it does not come to an end");
     world_run(w, 5000); /* nothing is under way */

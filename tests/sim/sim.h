@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sim.h - the fault plan of a seed. Every kind has a budget, drawn from the seed; many seeds leave whole kinds out, so that
- * the others are seen alone.
+ * sim.h - the fault plan of a seed. Every kind has a budget, drawn from the seed; many seeds leave
+ * whole kinds out, so that the others are seen alone.
  */
 #ifndef ACCEL_TESTS_SIM_SIM_H
 #define ACCEL_TESTS_SIM_SIM_H

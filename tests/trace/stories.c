@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Stories of the two cores: what each part did at which virtual millisecond, compared line by line with NAME.golden. A
- * difference is either a mistake or a change of what happens, which the golden file then tells in its own diff.
+ * Stories of the two cores: what each part did at which virtual millisecond, compared line by line
+ * with NAME.golden. A difference is either a mistake or a change of what happens, which the golden
+ * file then tells in its own diff.
  *
  *     stories DIR             compares every story, TAP
  *     stories --update DIR    writes the golden files anew
@@ -89,7 +90,10 @@ static void exit_ranks(struct world *w, uint32_t attempt, uint32_t count)
         attempt_exit_rank(attempt_of(&w->nodes[0], 1, attempt), rank, 0, 0);
 }
 
-#define UNTIL_TOLD {.run_ms = -1, .term_ms = 3}
+#define UNTIL_TOLD                                                                                 \
+    {                                                                                              \
+        .run_ms = -1, .term_ms = 3                                                                 \
+    }
 
 /* --- the stories --- */
 
