@@ -9,6 +9,7 @@
  *   bench_bound pipelined N WIDTH                 fork + spawn of /bin/true, WIDTH in flight
  *   bench_bound first N FIFO STAMP                spawn of STAMP until its first instruction
  *   bench_bound kill N                            SIGKILL until the pidfd is readable
+ *   bench_bound create DIR N                      a new file of one page, closed
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -186,6 +187,25 @@ static void run_kill(size_t n)
     samples_report(&kills, "kill_to_pidfd");
 }
 
+/* N files in a folder of their own, which is left to the caller: see spread_folders in run.py. */
+static void run_create(const char *dir, size_t n)
+{
+    struct samples creates;
+    char path[4200], block[APPEND_BYTES] = {0};
+    CHECK((size_t)snprintf(path, sizeof(path), "%s/create.XXXXXX", dir) < sizeof(path) - 32);
+    CHECK(mkdtemp(path));
+    size_t len = strlen(path);
+    samples_init(&creates, n);
+    for (size_t i = 0; i < n; i++) {
+        snprintf(path + len, sizeof(path) - len, "/%zu", i);
+        uint64_t t0 = bench_now_ns();
+        int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        CHECK(fd >= 0 && write(fd, block, sizeof(block)) == sizeof(block) && close(fd) == 0);
+        samples_add(&creates, bench_now_ns() - t0);
+    }
+    samples_report(&creates, "create");
+}
+
 /* Our rows go where stdout went; what the commands say goes nowhere. */
 static void keep_stdout(void)
 {
@@ -216,9 +236,12 @@ int main(int argc, char **argv)
     } else if (strcmp(mode, "kill") == 0 && argc == 3 &&
                parse_u64(argv[2], 1, BENCH_SAMPLES_MAX, &n) == 0) {
         run_kill(n);
+    } else if (strcmp(mode, "create") == 0 && argc == 4 &&
+               parse_u64(argv[3], 1, BENCH_SAMPLES_MAX, &n) == 0) {
+        run_create(argv[2], n);
     } else {
         fprintf(stderr, "usage: bench_bound launch DIR N [COMMAND...] | pipelined N WIDTH | "
-                        "first N FIFO STAMP | kill N\n");
+                        "first N FIFO STAMP | kill N | create DIR N\n");
         return 2;
     }
     return 0;
