@@ -26,7 +26,7 @@ static const struct {
     uint64_t seed;
     const char *once_broke;
 } named[] = {
-    {8, "the id of a job that left the history was given out again after a restart"},
+    {37, "the id of a job that left the history was given out again after a restart"},
 };
 
 /* --- when it fails --- */
