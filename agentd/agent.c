@@ -386,8 +386,9 @@ static void on_found(struct agent *a, const struct agent_event *ev, struct agent
     if (agent_find(a, f->id.job_id, f->id.attempt))
         return;
     if (!f->spec || f->spec->n_ranks == 0 || f->spec->n_ranks > LIMIT_PROCS_PER_NODE) {
-        /* Nothing that can be spoken of: the crash came before its spec was whole, and the launcher has swept
-         * it. The coordinator misses it in Hello; here it only has to stop being found. */
+        /* Nothing that can be spoken of: the crash came before its spec was whole, and the launcher
+         * has swept it. The coordinator misses it in Hello; here it only has to stop being found.
+         */
         if (!f->is_live)
             agent_act(out, AGENT_ACT_MARK_ACKED, NULL)->id = f->id;
         return;

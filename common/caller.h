@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * caller.h - who calls, and what a transport says of a call: plain data of rpc.h that the pure cores take as well.
+ * caller.h - who calls, and what a transport says of a call: plain data of rpc.h that the pure
+ * cores take as well.
  */
 #ifndef ACCEL_COMMON_CALLER_H
 #define ACCEL_COMMON_CALLER_H
@@ -11,16 +12,16 @@ enum rpc_role { RPC_ROLE_NODE = 1, RPC_ROLE_USER = 2, RPC_ROLE_OPERATOR = 3, RPC
 
 struct rpc_identity {
     enum rpc_role role;
-    uint32_t uid, gid, pid;  /* rpc_local: SO_PEERCRED */
-    char user[64];           /* name of uid, or the number as text */
-    bool is_local;           /* same host as the server */
+    uint32_t uid, gid, pid; /* rpc_local: SO_PEERCRED */
+    char user[64];          /* name of uid, or the number as text */
+    bool is_local;          /* same host as the server */
 };
 
 enum rpc_event_type {
-    RPC_OPEN,       /* a new call; msg is its first message (NULL only for client-streaming methods) */
-    RPC_MESSAGE,    /* client-streaming methods: one more message */
+    RPC_OPEN,    /* a new call; msg is its first message (NULL only for client-streaming methods) */
+    RPC_MESSAGE, /* client-streaming methods: one more message */
     RPC_HALF_CLOSE, /* the client will send no more */
-    RPC_CLOSED,     /* cancelled, or its connection is gone: the number is dead, nothing can be sent */
+    RPC_CLOSED, /* cancelled, or its connection is gone: the number is dead, nothing can be sent */
 };
 
 #endif

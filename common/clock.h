@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * clock.h - the clocks of the shells. Cores never call this: their time comes with the event. `mono` counts through
- * suspend (CLOCK_BOOTTIME) and never jumps; `wall` is for people and records only, never for deadlines.
+ * clock.h - the clocks of the shells. Cores never call this: their time comes with the event.
+ * `mono` counts through suspend (CLOCK_BOOTTIME) and never jumps; `wall` is for people and records
+ * only, never for deadlines.
  */
 #ifndef ACCEL_COMMON_CLOCK_H
 #define ACCEL_COMMON_CLOCK_H

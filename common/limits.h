@@ -5,66 +5,88 @@
 #ifndef ACCEL_COMMON_LIMITS_H
 #define ACCEL_COMMON_LIMITS_H
 
+/* clang-format off */
 /* --- text --- */
-#define LIMIT_NAME_BYTES 64           /* job, node and user names: they become file names; longer is refused */
-#define LIMIT_REASON_BYTES 256        /* one sentence for people kept per job or attempt; cut */
-#define LIMIT_COMMAND_TEXT_BYTES 256  /* argv kept in memory for listings; cut with "..." */
+/* job, node and user names: they become file names; longer is refused */
+#define LIMIT_NAME_BYTES 64
+#define LIMIT_REASON_BYTES 256 /* one sentence for people kept per job or attempt; cut */
+#define LIMIT_COMMAND_TEXT_BYTES 256 /* argv kept in memory for listings; cut with "..." */
 
 /* --- job specs --- */
-#define LIMIT_ARG_BYTES 131072            /* MAX_ARG_STRLEN of Linux, with its NUL: execve fails above; refused by name */
-#define LIMIT_SPEC_BYTES (8u << 20)       /* a packed JobSpec; the kernel's own total is a quarter of the stack; refused */
-#define LIMIT_PROCS_PER_NODE 4096u        /* beyond any machine of today; refused */
-#define LIMIT_NODES_PER_JOB 16384u        /* same */
-#define LIMIT_RESTARTS 10000u             /* --max-restarts; refused above */
-#define LIMIT_LIVE_JOBS 100000u           /* not ended, in one coordinator; submit is refused with RESOURCE_EXHAUSTED */
-#define LIMIT_HISTORY_JOBS 20000u         /* ended jobs kept; the oldest go first (setting history_jobs) */
-#define LIMIT_HISTORY_MS (30ll * 24 * 3600 * 1000) /* ended jobs older than this go (setting history_ms) */
-#define LIMIT_ATTEMPTS_KEPT 20u           /* attempts of one job kept in memory and store; the oldest but the first go */
-#define LIMIT_EVENTS 10000u               /* events kept; the oldest go */
-#define LIMIT_REQUEST_ID_BYTES 16u        /* exactly; else refused */
-#define LIMIT_REQUEST_KEEP_MS (7ll * 24 * 3600 * 1000) /* a retry within this gets the first answer */
-#define LIMIT_LIST_JOBS 20000u            /* per List answer; then `more` */
+/* MAX_ARG_STRLEN of Linux, with its NUL: execve fails above; refused by name */
+#define LIMIT_ARG_BYTES 131072
+/* a packed JobSpec; the kernel's own total is a quarter of the stack; refused */
+#define LIMIT_SPEC_BYTES (8u << 20)
+#define LIMIT_PROCS_PER_NODE 4096u /* beyond any machine of today; refused */
+#define LIMIT_NODES_PER_JOB 16384u /* same */
+#define LIMIT_RESTARTS 10000u /* --max-restarts; refused above */
+/* not ended, in one coordinator; submit is refused with RESOURCE_EXHAUSTED */
+#define LIMIT_LIVE_JOBS 100000u
+/* ended jobs kept; the oldest go first (setting history_jobs) */
+#define LIMIT_HISTORY_JOBS 20000u
+/* ended jobs older than this go (setting history_ms) */
+#define LIMIT_HISTORY_MS (30ll * 24 * 3600 * 1000)
+/* attempts of one job kept in memory and store; the oldest but the first go */
+#define LIMIT_ATTEMPTS_KEPT 20u
+#define LIMIT_EVENTS 10000u /* events kept; the oldest go */
+#define LIMIT_REQUEST_ID_BYTES 16u /* exactly; else refused */
+/* a retry within this gets the first answer */
+#define LIMIT_REQUEST_KEEP_MS (7ll * 24 * 3600 * 1000)
+#define LIMIT_LIST_JOBS 20000u /* per List answer; then `more` */
 
 /* --- wire --- */
-#define LIMIT_FRAME_BYTES (64u << 20)     /* one frame of rpc_local; larger closes the connection */
-#define LIMIT_SMALL_MESSAGE_BYTES 65536u  /* a request that carries no job spec and no data */
-#define LIMIT_SEND_QUEUE_BYTES (128u << 20) /* unsent bytes of one connection; above, the connection is closed */
-#define LIMIT_CONNECTIONS 4096u           /* of one listener; further ones are closed at accept */
-#define LIMIT_CALLS_PER_CONNECTION 1024u  /* open at once; RESOURCE_EXHAUSTED */
-#define LIMIT_RPC_BACKLOG 511             /* listen(2) */
-#define LIMIT_SHIM_FRAME_BYTES (16u << 20) /* acceld <-> spawn and shim; an AttemptSpec of the largest JobSpec fits */
+#define LIMIT_FRAME_BYTES (64u << 20) /* one frame of rpc_local; larger closes the connection */
+#define LIMIT_SMALL_MESSAGE_BYTES 65536u /* a request that carries no job spec and no data */
+/* unsent bytes of one connection; above, the connection is closed */
+#define LIMIT_SEND_QUEUE_BYTES (128u << 20)
+#define LIMIT_CONNECTIONS 4096u /* of one listener; further ones are closed at accept */
+#define LIMIT_CALLS_PER_CONNECTION 1024u /* open at once; RESOURCE_EXHAUSTED */
+#define LIMIT_RPC_BACKLOG 511 /* listen(2) */
+/* acceld <-> spawn and shim; an AttemptSpec of the largest JobSpec fits */
+#define LIMIT_SHIM_FRAME_BYTES (16u << 20)
 
 /* --- output and input --- */
-#define LIMIT_OUTPUT_SEGMENT_BYTES (16u << 20) /* a stream's file is cut into segments of exactly this size */
-#define LIMIT_OUTPUT_SEGMENTS 4u          /* kept per stream: the first and the newest; those between go, and a mark is left */
+/* a stream's file is cut into segments of exactly this size */
+#define LIMIT_OUTPUT_SEGMENT_BYTES (16u << 20)
+/* kept per stream: the first and the newest; those between go, and a mark is left */
+#define LIMIT_OUTPUT_SEGMENTS 4u
 #define LIMIT_OUTPUT_STREAM_BYTES (LIMIT_OUTPUT_SEGMENTS * LIMIT_OUTPUT_SEGMENT_BYTES)
-#define LIMIT_STDERR_TAIL_BYTES 4096u     /* last bytes of stderr kept with an exit */
-#define LIMIT_LOG_CHUNK_BYTES 262144u     /* one Logs.Read answer */
-#define LIMIT_LOG_READS 4096u             /* parked Logs.Read calls on one agent; further ones get RESOURCE_EXHAUSTED */
-#define LIMIT_INPUT_CHUNK_BYTES 65536u    /* one Jobs.Input */
+#define LIMIT_STDERR_TAIL_BYTES 4096u /* last bytes of stderr kept with an exit */
+#define LIMIT_LOG_CHUNK_BYTES 262144u /* one Logs.Read answer */
+/* parked Logs.Read calls on one agent; further ones get RESOURCE_EXHAUSTED */
+#define LIMIT_LOG_READS 4096u
+#define LIMIT_INPUT_CHUNK_BYTES 65536u /* one Jobs.Input */
 
 /* --- time --- */
-#define LIMIT_STOP_GRACE_MS 30000         /* SIGTERM to SIGKILL on cancel and time limit unless the job says otherwise */
-#define LIMIT_FAILURE_GRACE_MS 2000       /* the same after a peer has failed */
-#define LIMIT_SESSION_GRACE_MS 1000       /* a session that reset waits this long for the next acceld */
-#define LIMIT_IDLE_EXIT_MS 60000          /* an embedded daemon with nothing to do exits after this */
-#define LIMIT_STORE_RETRY_MIN_MS 100      /* a failed commit is retried after this, doubling up to the next */
+/* SIGTERM to SIGKILL on cancel and time limit unless the job says otherwise */
+#define LIMIT_STOP_GRACE_MS 30000
+#define LIMIT_FAILURE_GRACE_MS 2000 /* the same after a peer has failed */
+#define LIMIT_SESSION_GRACE_MS 1000 /* a session that reset waits this long for the next acceld */
+#define LIMIT_IDLE_EXIT_MS 60000 /* an embedded daemon with nothing to do exits after this */
+/* a failed commit is retried after this, doubling up to the next */
+#define LIMIT_STORE_RETRY_MIN_MS 100
 #define LIMIT_STORE_RETRY_MAX_MS 5000
-#define LIMIT_PORT_REUSE_MS 120000        /* a port is not given out again for two leases of 60 s */
-#define LIMIT_PORT_MIN 20000              /* outside Linux' ephemeral range 32768-60999 */
+#define LIMIT_PORT_REUSE_MS 120000 /* a port is not given out again for two leases of 60 s */
+#define LIMIT_PORT_MIN 20000 /* outside Linux' ephemeral range 32768-60999 */
 #define LIMIT_PORT_MAX 29999
-#define LIMIT_PORT_TRIES 64               /* bind probes per port; then the start fails with a clear error */
-#define LIMIT_DAEMON_START_MS 15000       /* accelctl waits this long for an embedded daemon to answer */
+#define LIMIT_PORT_TRIES 64 /* bind probes per port; then the start fails with a clear error */
+/* accelctl waits this long for an embedded daemon to answer */
+#define LIMIT_DAEMON_START_MS 15000
 
 /* --- store --- */
-#define LIMIT_IDLE_ENVIRONMENTS 64u       /* environments kept in memory without a live job; the oldest go */
-#define LIMIT_FREE_RESTARTS 100u          /* restarts of one job that nobody is to blame for (node lost); then LOST */
-#define LIMIT_DEFERRED_MESSAGES 65536u    /* agent messages held while the store cannot write; then the session is closed */
-#define LIMIT_SEQ_RESERVE 100000u         /* event numbers reserved per meta row write */
-#define LIMIT_STORE_WAL_IDLE_PAGES 1000u  /* of 4 KiB: written back when no commit waits */
-#define LIMIT_STORE_WAL_PAGES 8192u       /* never idle: a commit itself writes back above this (32 MiB) */
-#define LIMIT_STORE_IDLE_MS 20            /* no commit for this long after one: the store is idle */
-#define LIMIT_STORE_OPERATIONS 16u        /* snapshots and checks waiting; further ones get ACCEL_EFULL */
-#define LIMIT_STORE_PROBLEMS 100u         /* findings of one check; then "and more" */
+/* environments kept in memory without a live job; the oldest go */
+#define LIMIT_IDLE_ENVIRONMENTS 64u
+/* restarts of one job that nobody is to blame for (node lost); then LOST */
+#define LIMIT_FREE_RESTARTS 100u
+/* agent messages held while the store cannot write; then the session is closed */
+#define LIMIT_DEFERRED_MESSAGES 65536u
+#define LIMIT_SEQ_RESERVE 100000u /* event numbers reserved per meta row write */
+#define LIMIT_STORE_WAL_IDLE_PAGES 1000u /* of 4 KiB: written back when no commit waits */
+/* never idle: a commit itself writes back above this (32 MiB) */
+#define LIMIT_STORE_WAL_PAGES 8192u
+#define LIMIT_STORE_IDLE_MS 20 /* no commit for this long after one: the store is idle */
+/* snapshots and checks waiting; further ones get ACCEL_EFULL */
+#define LIMIT_STORE_OPERATIONS 16u
+#define LIMIT_STORE_PROBLEMS 100u /* findings of one check; then "and more" */
 
 #endif

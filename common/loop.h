@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * loop.h - what both daemons need around uv_loop_t: signals, daemon start-up duties, a queue from other threads, and
- * one-shot timers on CLOCK_BOOTTIME deadlines.
+ * loop.h - what both daemons need around uv_loop_t: signals, daemon start-up duties, a queue from
+ * other threads, and one-shot timers on CLOCK_BOOTTIME deadlines.
  */
 #ifndef ACCEL_COMMON_LOOP_H
 #define ACCEL_COMMON_LOOP_H
@@ -10,18 +10,21 @@
 
 #include "common/error.h"
 
-/* Start-up duties of a daemon, before any thread: descriptors from 3 up become CLOEXEC, SIGPIPE is ignored, umask 077,
- * descriptors 0-2 exist. */
+/* Start-up duties of a daemon, before any thread: descriptors from 3 up become CLOEXEC, SIGPIPE is
+ * ignored, umask 077, descriptors 0-2 exist. */
 void loop_daemon_prepare(void);
 
-/* A deadline timer: fires once when clock_mono_ms() >= deadline; setting it again moves it. deadline < 0 disarms. */
+/* A deadline timer: fires once when clock_mono_ms() >= deadline; setting it again moves it.
+ * deadline < 0 disarms. */
 struct loop_timer {
     uv_timer_t uv;
-    void (*on_due)(void *ctx, int64_t late_ms);  /* late_ms: how much later than asked the loop came to it */
+    void (*on_due)(void *ctx,
+                   int64_t late_ms); /* late_ms: how much later than asked the loop came to it */
     void *ctx;
     int64_t deadline_ms;
 };
-int loop_timer_init(uv_loop_t *loop, struct loop_timer *t, void (*on_due)(void *, int64_t), void *ctx);
+int loop_timer_init(uv_loop_t *loop, struct loop_timer *t, void (*on_due)(void *, int64_t),
+                    void *ctx);
 void loop_timer_set(struct loop_timer *t, int64_t deadline_ms);
 void loop_timer_close(struct loop_timer *t, uv_close_cb on_closed);
 
@@ -31,7 +34,8 @@ struct loop_signals {
     void (*on_stop)(void *ctx, int signo);
     void *ctx;
 };
-int loop_signals_init(uv_loop_t *loop, struct loop_signals *s, void (*on_stop)(void *, int), void *ctx);
+int loop_signals_init(uv_loop_t *loop, struct loop_signals *s, void (*on_stop)(void *, int),
+                      void *ctx);
 void loop_signals_close(struct loop_signals *s);
 
 #endif

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rpc.h - calls between processes, with the transport left out. A server has one table of methods; a transport
- * (rpc_local over unix sockets, rpc_sim in virtual time, rpc_grpc later) turns bytes into the handler calls below. Handlers
- * know no transport. Everything happens on the loop's thread; nothing blocks; callbacks never run inside the call
- * that caused them (they come from the loop, or from rpc_sim's step).
+ * rpc.h - calls between processes, with the transport left out. A server has one table of methods;
+ * a transport (rpc_local over unix sockets, rpc_sim in virtual time, rpc_grpc later) turns bytes
+ * into the handler calls below. Handlers know no transport. Everything happens on the loop's
+ * thread; nothing blocks; callbacks never run inside the call that caused them (they come from the
+ * loop, or from rpc_sim's step).
  *
- * A call is a number, unique for the life of the server object. It is open from RPC_OPEN until RPC_CLOSED or until
- * rpc_server_end(), whichever comes first; sending to a call that is no longer open is ignored, because the client may go at any
- * time. Per call, messages arrive in the order sent.
+ * A call is a number, unique for the life of the server object. It is open from RPC_OPEN until
+ * RPC_CLOSED or until rpc_server_end(), whichever comes first; sending to a call that is no longer
+ * open is ignored, because the client may go at any time. Per call, messages arrive in the order
+ * sent.
  */
 #ifndef ACCEL_COMMON_RPC_H
 #define ACCEL_COMMON_RPC_H
@@ -33,10 +35,10 @@ struct rpc_method {
     const ProtobufCMessageDescriptor *request;
     const ProtobufCMessageDescriptor *response;
     bool is_client_stream, is_server_stream;
-    enum rpc_role role;  /* least role that may call; RPC_ROLE_NODE: nodes (locally: any admin) */
-    uint32_t cap_bytes;  /* of one request message; larger is RESOURCE_EXHAUSTED */
+    enum rpc_role role; /* least role that may call; RPC_ROLE_NODE: nodes (locally: any admin) */
+    uint32_t cap_bytes; /* of one request message; larger is RESOURCE_EXHAUSTED */
     void (*handler)(void *ctx, const struct rpc_event *ev);
-    int id;              /* for the handler's own dispatch */
+    int id; /* for the handler's own dispatch */
 };
 
 struct rpc_service {
@@ -49,7 +51,8 @@ struct rpc_service {
 struct rpc_server;
 struct rpc_server_ops {
     void (*send)(struct rpc_server *s, uint64_t call, const void *packed, size_t len);
-    void (*end)(struct rpc_server *s, uint64_t call, const void *packed, size_t len, int code, const char *text);
+    void (*end)(struct rpc_server *s, uint64_t call, const void *packed, size_t len, int code,
+                const char *text);
     void (*stop)(struct rpc_server *s, void (*on_stopped)(void *), void *ctx);
     void (*pause)(struct rpc_server *s, uint64_t call, bool paused);
 };
@@ -58,13 +61,15 @@ struct rpc_server { /* first member of a transport's own struct */
 };
 
 /* Sends one packed response message of a server stream. */
-static inline void rpc_server_send(struct rpc_server *s, uint64_t call, const void *packed, size_t len)
+static inline void rpc_server_send(struct rpc_server *s, uint64_t call, const void *packed,
+                                   size_t len)
 {
     s->ops->send(s, call, packed, len);
 }
-/* Ends the call: OK (code 0) with a last message (packed may be NULL for streams), or ACCEL_E* with text for people. */
-static inline void rpc_server_end(struct rpc_server *s, uint64_t call, const void *packed, size_t len, int code,
-                                  const char *text)
+/* Ends the call: OK (code 0) with a last message (packed may be NULL for streams), or ACCEL_E* with
+ * text for people. */
+static inline void rpc_server_end(struct rpc_server *s, uint64_t call, const void *packed,
+                                  size_t len, int code, const char *text)
 {
     s->ops->end(s, call, packed, len, code, text);
 }
@@ -73,7 +78,8 @@ static inline void rpc_server_pause(struct rpc_server *s, uint64_t call, bool pa
 {
     s->ops->pause(s, call, paused);
 }
-/* Stops listening, flushes what is queued (bounded: 1 s), closes all connections, frees s, then calls on_stopped. */
+/* Stops listening, flushes what is queued (bounded: 1 s), closes all connections, frees s, then
+ * calls on_stopped. */
 static inline void rpc_server_stop(struct rpc_server *s, void (*on_stopped)(void *), void *ctx)
 {
     s->ops->stop(s, on_stopped, ctx);
@@ -85,14 +91,18 @@ const struct rpc_method *rpc_find_method(const struct rpc_service *svc, const ch
 struct rpc_channel;
 struct rpc_call;
 struct rpc_call_handlers {
-    /* One response message (for a unary call: the only one), of type `response`; valid during the callback. */
+    /* One response message (for a unary call: the only one), of type `response`; valid during the
+     * callback. */
     void (*on_message)(void *ctx, const ProtobufCMessage *msg);
-    /* The call is over: 0 or ACCEL_E*; text for people (never NULL). Always the last callback; the call is freed after. */
+    /* The call is over: 0 or ACCEL_E*; text for people (never NULL). Always the last callback; the
+     * call is freed after. */
     void (*on_end)(void *ctx, int code, const char *text);
 };
 struct rpc_channel_ops {
-    struct rpc_call *(*call)(struct rpc_channel *ch, const char *method, const ProtobufCMessage *msg,
-                             const ProtobufCMessageDescriptor *response, const struct rpc_call_handlers *h, void *ctx);
+    struct rpc_call *(*call)(struct rpc_channel *ch, const char *method,
+                             const ProtobufCMessage *msg,
+                             const ProtobufCMessageDescriptor *response,
+                             const struct rpc_call_handlers *h, void *ctx);
     void (*send)(struct rpc_call *call, const ProtobufCMessage *msg);
     void (*cancel)(struct rpc_call *call);
     void (*close)(struct rpc_channel *ch, void (*on_closed)(void *), void *ctx);
@@ -103,8 +113,8 @@ struct rpc_channel { /* first member of a transport's own struct */
 struct rpc_call { /* first member of a transport's own struct */
     struct rpc_channel *channel;
 };
-/* Starts a call; msg may be NULL for a client-streaming method. Never NULL (aborts when memory ends); a channel that is
- * closed ends the call with ACCEL_ECLOSED from the loop. */
+/* Starts a call; msg may be NULL for a client-streaming method. Never NULL (aborts when memory
+ * ends); a channel that is closed ends the call with ACCEL_ECLOSED from the loop. */
 static inline struct rpc_call *rpc_channel_call(struct rpc_channel *ch, const char *method,
                                                 const ProtobufCMessage *msg,
                                                 const ProtobufCMessageDescriptor *response,

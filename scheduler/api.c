@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * api.c - the service table of the coordinator: every method that may be called, who may, and how large a request may
- * be. Calls about jobs, nodes and events go to the core; those about the daemon and its store are answered here.
+ * api.c - the service table of the coordinator: every method that may be called, who may, and how
+ * large a request may be. Calls about jobs, nodes and events go to the core; those about the daemon
+ * and its store are answered here.
  */
 #include <string.h>
 #include <unistd.h>

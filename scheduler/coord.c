@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * coord.c - the frame of the core: outputs, marks, the step, the collection of records, timers and checks. What each
- * event means is decided in the neighbours (job.c, node.c, place.c, coord_*.c). No I/O, no clock.
+ * coord.c - the frame of the core: outputs, marks, the step, the collection of records, timers and
+ * checks. What each event means is decided in the neighbours (job.c, node.c, place.c, coord_*.c).
+ * No I/O, no clock.
  */
 #include "scheduler/coord_internal.h"
 
@@ -305,7 +306,8 @@ static void collect_node(struct coord_batch *b, const struct node *n)
 
 static void collect_loose(struct coord *c, struct coord_batch *b)
 {
-    /* Their strings live in loose_arena, which is reused at once, while the batch lives until its commit: copy. */
+    /* Their strings live in loose_arena, which is reused at once, while the batch lives until its
+     * commit: copy. */
     for (size_t i = 0; i < c->loose_count; i++) {
         struct record *r = record_add(b, c->loose[i].table);
         struct arena *a = &b->arena;

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * coord.h - the pure core of the coordinator. coord_step() takes one event with the time in it; no I/O, clock, thread or
- * environment inside. It appends outputs (SEND and END of calls) to a batch, in step order, and marks what must become
- * durable; coord_collect() turns the marks into records, the last version of each row once.
+ * coord.h - the pure core of the coordinator. coord_step() takes one event with the time in it; no
+ * I/O, clock, thread or environment inside. It appends outputs (SEND and END of calls) to a batch,
+ * in step order, and marks what must become durable; coord_collect() turns the marks into records,
+ * the last version of each row once.
  *
- * The shell's duty, which is the order contract (STYLE 3): outputs appended by a step leave only after a commit that holds
- * every record marked up to that step. So: step until the queue is empty; if no commit runs, collect; if there are records,
- * commit them, then let out the outputs; if there are none, let them out at once.
+ * The shell's duty, which is the order contract (STYLE 3): outputs appended by a step leave only
+ * after a commit that holds every record marked up to that step. So: step until the queue is empty;
+ * if no commit runs, collect; if there are records, commit them, then let out the outputs; if there
+ * are none, let them out at once.
  *
- * A call number is the rpc server's. The core answers each unary call exactly once, and may keep streams open.
+ * A call number is the rpc server's. The core answers each unary call exactly once, and may keep
+ * streams open.
  */
 #ifndef ACCEL_SCHEDULER_COORD_H
 #define ACCEL_SCHEDULER_COORD_H
@@ -23,7 +26,8 @@
 
 struct coord; /* opaque */
 
-/* Methods that the core handles; the id of their row in the service table (api.c). Admin's others belong to the shell. */
+/* Methods that the core handles; the id of their row in the service table (api.c). Admin's others
+ * belong to the shell. */
 enum coord_method {
     COORD_SUBMIT = 1,
     COORD_LIST,
@@ -86,8 +90,9 @@ void coord_batch_reset(struct coord_batch *b);
 struct coord *coord_create(const struct coord_config *config);
 void coord_destroy(struct coord *c);
 
-/* Start: every record of the store in load order, then coord_start, which marks the new epoch; serve only after the first
- * collect is committed. new_era: for a store that has no meta row yet. */
+/* Start: every record of the store in load order, then coord_start, which marks the new epoch;
+ * serve only after the first collect is committed. new_era: for a store that has no meta row yet.
+ */
 void coord_load(struct coord *c, const struct record *rec);
 void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_era);
 

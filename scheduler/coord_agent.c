@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * coord_agent.c - the sessions of agents: the life of a session, what Hello settles between what we believe and what the
- * node has, and reports. A report is acknowledged in the step that takes it in, so the acknowledgement leaves only after
- * the commit; one about an attempt that is over is acknowledged and otherwise ignored.
+ * coord_agent.c - the sessions of agents: the life of a session, what Hello settles between what we
+ * believe and what the node has, and reports. A report is acknowledged in the step that takes it
+ * in, so the acknowledgement leaves only after the commit; one about an attempt that is over is
+ * acknowledged and otherwise ignored.
  */
 #include "scheduler/coord_internal.h"
 
@@ -171,7 +172,8 @@ static void report_ended(struct coord *c, struct node *n, const Accel__V1__Attem
         return;
     struct attempt *a = s->attempt;
     ranks_take(s, m->ranks, m->n_ranks);
-    /* The first failing rank of the gang is the one that was reaped first: receive time minus age, no wall clocks. */
+    /* The first failing rank of the gang is the one that was reaped first: receive time minus age,
+     * no wall clocks. */
     int64_t at_ns =
         c->now_ms * 1000000 - (int64_t)MIN(m->first_failed_age_ns, (uint64_t)INT64_MAX / 2);
     bool is_first =
@@ -247,8 +249,9 @@ static void send_fence(struct coord *c, struct node *n, const Accel__V1__Attempt
     node_send(c, n, &down);
 }
 
-/* What we believe and the node does not have: a Start that got lost on its way to the same acceld goes
- * again; everything else is lost. An acceld that was restarted may have lost more than the message. */
+/* What we believe and the node does not have: a Start that got lost on its way to the same acceld
+ * goes again; everything else is lost. An acceld that was restarted may have lost more than the
+ * message. */
 static void settle_share(struct coord *c, struct share *s, const Accel__V1__Hello *h, bool is_same)
 {
     struct job *j = s->attempt->job;
@@ -261,7 +264,8 @@ static void settle_share(struct coord *c, struct share *s, const Accel__V1__Hell
     else if (!has)
         share_lost(
             c, s,
-            "the node has no trace of the attempt: it was restarted, or its state directory was removed");
+            "the node has no trace of the attempt: it was restarted, or its state directory was "
+            "removed");
 }
 
 static void settle_node(struct coord *c, struct node *n, const Accel__V1__Hello *h, bool is_same)
@@ -331,8 +335,9 @@ static const char *hello_problem(const struct coord *c, const Accel__V1__Hello *
     return NULL;
 }
 
-/* An agent that has obeyed more than our store knows proves that it was rolled back (a backup was put in its
- * place). What ran since is unknown to us and fenced; its job ids are never given out again. */
+/* An agent that has obeyed more than our store knows proves that it was rolled back (a backup was
+ * put in its place). What ran since is unknown to us and fenced; its job ids are never given out
+ * again. */
 static void roll_era(struct coord *c, const Accel__V1__Hello *h)
 {
     const uint64_t million = 1000000;

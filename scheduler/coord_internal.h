@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * coord_internal.h - the core's own objects, shared by its files only. Everything is owned by `struct coord`.
+ * coord_internal.h - the core's own objects, shared by its files only. Everything is owned by
+ * `struct coord`.
  *
- * Who changes what: a job's state only job_apply() (job.c), a node's only node_apply() (node.c), a session's only
- * session_apply() (coord_agent.c). Devices are taken and given back only in place.c. mark_*() says that a row must be written.
+ * Who changes what: a job's state only job_apply() (job.c), a node's only node_apply() (node.c), a
+ * session's only session_apply() (coord_agent.c). Devices are taken and given back only in place.c.
+ * mark_*() says that a row must be written.
  */
 #ifndef ACCEL_SCHEDULER_COORD_INTERNAL_H
 #define ACCEL_SCHEDULER_COORD_INTERNAL_H
@@ -322,7 +324,8 @@ void node_check(const struct node *n);
 
 /* place.c: first come, first served; all of a gang or nothing. */
 void place_pending(struct coord *c);
-/* 0 if some known node could ever carry the spec (or none is known yet); else ACCEL_EINVAL with what exists. */
+/* 0 if some known node could ever carry the spec (or none is known yet); else ACCEL_EINVAL with
+ * what exists. */
 int place_feasible(const struct coord *c, const struct job *j, struct accel_error *err);
 void place_take(struct coord *c, struct attempt *a); /* after load: devices named in the shares */
 void place_split_devices(struct attempt *a);         /* of each node over its ranks */
@@ -340,7 +343,8 @@ void history_prune_jobs(struct coord *c);
 void history_done(struct coord *c);
 void call_events(struct coord *c, const struct coord_event *ev);
 
-/* coord_job_calls.c, coord_agent.c, coord_logs.c: one function per method; ev is COORD_EV_CALL with RPC_OPEN */
+/* coord_job_calls.c, coord_agent.c, coord_logs.c: one function per method; ev is COORD_EV_CALL with
+ * RPC_OPEN */
 void call_submit(struct coord *c, const struct coord_event *ev);
 void call_list(struct coord *c, const struct coord_event *ev);
 void call_get(struct coord *c, const struct coord_event *ev);

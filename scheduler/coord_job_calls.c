@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * coord_job_calls.c - what users ask of jobs: submit, list, get, watch, cancel, signal; and the list of nodes. Retries of
- * mutating calls get their first answer by request id. Rights are checked here: a job's owner and operators.
+ * coord_job_calls.c - what users ask of jobs: submit, list, get, watch, cancel, signal; and the
+ * list of nodes. Retries of mutating calls get their first answer by request id. Rights are checked
+ * here: a job's owner and operators.
  */
 #include "scheduler/coord_internal.h"
 

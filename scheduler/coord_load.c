@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * coord_load.c - from rows back to objects when the coordinator starts, and the marks of a new epoch. Live attempts are
- * taken up as STARTING (RUNNING is soft): their agents will tell. Rows that make no sense are skipped, never trusted.
+ * coord_load.c - from rows back to objects when the coordinator starts, and the marks of a new
+ * epoch. Live attempts are taken up as STARTING (RUNNING is soft): their agents will tell. Rows
+ * that make no sense are skipped, never trusted.
  */
 #include "scheduler/coord_internal.h"
 
@@ -272,7 +273,8 @@ static void take_up_attempt(struct coord *c, struct job *j)
         struct share *s = &a->shares[i];
         s->ended = false;
         s->node = node_find(c, s->node_name);
-        if (!s->node) { /* its row is gone: nobody will ever report; a node of that name may still come */
+        if (!s->node) { /* its row is gone: nobody will ever report; a node of that name may still
+                           come */
             s->node = node_new(c, is_valid_name(s->node_name) ? s->node_name : "unknown");
             mark_node(c, s->node);
         }
@@ -288,8 +290,8 @@ void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_
     c->wall_ms = wall_ms;
     if (c->era == 0)
         c->era = new_era;
-    /* The time, where it is ahead: what an agent obeyed between the epoch of our store and this one then shows
-     * that the store is an older copy (roll_era). */
+    /* The time, where it is ahead: what an agent obeyed between the epoch of our store and this one
+     * then shows that the store is an older copy (roll_era). */
     c->loaded_epoch = c->epoch;
     c->epoch = MAX(c->epoch + 1, (uint64_t)MAX(wall_ms, 0));
     c->seq_reserved = c->seq_next + LIMIT_SEQ_RESERVE;

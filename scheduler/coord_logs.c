@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * coord_logs.c - the way of output and input between users and the agent that has them: Logs.Read and Jobs.Input are
- * forwarded to the node of the attempt and answered with what comes back. Reads of an attempt that does not exist yet
- * are parked here. Nothing is buffered: one read, one answer, which is the flow control.
+ * coord_logs.c - the way of output and input between users and the agent that has them: Logs.Read
+ * and Jobs.Input are forwarded to the node of the attempt and answered with what comes back. Reads
+ * of an attempt that does not exist yet are parked here. Nothing is buffered: one read, one answer,
+ * which is the flow control.
  */
 #include "scheduler/coord_internal.h"
 
@@ -49,7 +50,8 @@ static void log_nothing(struct coord *c, uint64_t call, uint32_t attempt)
     out_end(c, call, &reply.base);
 }
 
-/* Its directory may still be that of another attempt, which refuses the start: read only once it has started. */
+/* Its directory may still be that of another attempt, which refuses the start: read only once it
+ * has started. */
 static bool log_is_early(const struct job *j, const struct attempt *a)
 {
     return !a || (a->end_ms == 0 && j->state == JOB_STARTING && !a->shares[0].started);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * history.c - the numbered events: a ring in memory that mirrors what the store keeps, the streams that follow it, and the
- * pruning of ended jobs by count and age. Derived events (those of a job's plain life) cost no row of their own: their
- * numbers and times are columns of jobs and attempts. No I/O.
+ * history.c - the numbered events: a ring in memory that mirrors what the store keeps, the streams
+ * that follow it, and the pruning of ended jobs by count and age. Derived events (those of a job's
+ * plain life) cost no row of their own: their numbers and times are columns of jobs and attempts.
+ * No I/O.
  */
 #include "scheduler/coord_internal.h"
 
@@ -312,7 +313,8 @@ void history_prune_jobs(struct coord *c)
 {
     struct job *j;
 
-    /* A job that somebody is still looking at stays until he has gone; it is the oldest then, and goes at the next end. */
+    /* A job that somebody is still looking at stays until he has gone; it is the oldest then, and
+     * goes at the next end. */
     while (
         (j = TAILQ_FIRST(&c->ended)) && !has_calls(j) &&
         (c->ended_count > c->config.history_jobs || c->wall_ms - j->end_ms > c->config.history_ms))

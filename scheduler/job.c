@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * job.c - the life of a job: its table, and job_apply(), the only place that changes a job's state. Effects are small
- * functions below, run in bit order. Neighbours: place.c gives a gang its devices and then applies JOB_EV_PLACE;
- * coord_agent.c turns reports into JOB_EV_STARTED and JOB_EV_ATTEMPT_ENDED.
+ * job.c - the life of a job: its table, and job_apply(), the only place that changes a job's state.
+ * Effects are small functions below, run in bit order. Neighbours: place.c gives a gang its devices
+ * and then applies JOB_EV_PLACE; coord_agent.c turns reports into JOB_EV_STARTED and
+ * JOB_EV_ATTEMPT_ENDED.
  */
 #include "scheduler/coord_internal.h"
 
@@ -236,7 +237,8 @@ static void effect_running(struct coord *c, struct job *j)
 {
     struct attempt *a = attempt_find(j, 0);
 
-    /* Not marked: RUNNING is soft, agents tell it again after a restart; run_ms is written with the attempt's end. */
+    /* Not marked: RUNNING is soft, agents tell it again after a restart; run_ms is written with the
+     * attempt's end. */
     if (a->run_ms == 0)
         a->run_ms = c->wall_ms;
     a->run_seq = history_add(c, EVENT_ATTEMPT_RUNNING, j->id, a->number, NULL, "%s", "");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lock.c - takes the state directory's lock, and tells a coordinator that is ending (worth waiting for) from one that
- * serves (two on one directory: refused). The wait is for the end of its process, by pidfd. Used by main.c only.
+ * lock.c - takes the state directory's lock, and tells a coordinator that is ending (worth waiting
+ * for) from one that serves (two on one directory: refused). The wait is for the end of its
+ * process, by pidfd. Used by main.c only.
  */
 #include "scheduler/lock.h"
 

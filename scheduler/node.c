@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * node.c - the life of a node: its table, node_apply() (the only place that changes a node's state), and its description
- * as its agent tells it. Which attempts run where is place.c's; what an agent says is read in coord_agent.c.
+ * node.c - the life of a node: its table, node_apply() (the only place that changes a node's
+ * state), and its description as its agent tells it. Which attempts run where is place.c's; what an
+ * agent says is read in coord_agent.c.
  *
- * Everything on one host runs without a lease: a local node whose acceld is away stays SUSPECT while workers of ours run
- * on it, for their shims go on and the next acceld adopts them. Its devices stay taken until it is heard again.
+ * Everything on one host runs without a lease: a local node whose acceld is away stays SUSPECT
+ * while workers of ours run on it, for their shims go on and the next acceld adopts them. Its
+ * devices stay taken until it is heard again.
  */
 #include "scheduler/coord_internal.h"
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * objects.c - making, finding and freeing the core's objects: jobs, attempts, users, environments. No decision is made
- * here; states are changed in job.c only.
+ * objects.c - making, finding and freeing the core's objects: jobs, attempts, users, environments.
+ * No decision is made here; states are changed in job.c only.
  */
 #include "scheduler/coord_internal.h"
 
-/* --- jobs: a vector of pointers sorted by id; new ids are the highest, so adding is appending --- */
+/* --- jobs: a vector of pointers sorted by id; new ids are the highest, so adding is appending ---
+ */
 
 size_t job_lower_bound(const struct coord *c, uint64_t id)
 {
@@ -267,7 +268,8 @@ void environment_ref(struct coord *c, struct environment *e, bool live)
 void environment_unref_live(struct coord *c, struct environment *e)
 {
     CHECK(e->live_refs > 0);
-    /* Content that was never written (its job was freed in the same commit) must not be forgotten before. */
+    /* Content that was never written (its job was freed in the same commit) must not be forgotten
+     * before. */
     if (--e->live_refs == 0)
         environment_set_idle(c, e);
     if (e->is_written)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * options.c - parses accel-coordinator's command line with getopt_long. Knows nothing of the daemon;
- * opens nothing.
+ * options.c - parses accel-coordinator's command line with getopt_long. Knows nothing of the
+ * daemon; opens nothing.
  */
 #include "scheduler/options.h"
 
@@ -39,11 +39,13 @@ static const struct option longs[] = {
 const char *options_help(void)
 {
     return "accel-coordinator --listen unix:PATH --state-dir DIR [options]\n"
-           "Decides what runs where and keeps it durable. People use accelctl; this is started by it or by a unit.\n"
+           "Decides what runs where and keeps it durable. People use accelctl; this is started "
+           "by it or by a unit.\n"
            "\n"
            "  --listen unix:PATH    serve calls of this host on this socket\n"
            "  --state-dir DIR       the store is DIR/accel.db; one coordinator per directory\n"
-           "  --idle-exit TIME      end when there is nothing to do for so long (30s, 5m); 0: never (default)\n"
+           "  --idle-exit TIME      end when there is nothing to do for so long (30s, 5m); 0: "
+           "never (default)\n"
            "  --history-jobs N      ended jobs kept (default 20000)\n"
            "  --history-age TIME    ended jobs older than this go (default 30d)\n"
            "  --ready-fd N          write \"ready\" there once calls are served\n"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * place.c - which node carries which gang: first come, first served, all of a gang or nothing, no device twice. Devices
- * are taken and given back here only. A job that no known node could ever carry does not block those behind it.
+ * place.c - which node carries which gang: first come, first served, all of a gang or nothing, no
+ * device twice. Devices are taken and given back here only. A job that no known node could ever
+ * carry does not block those behind it.
  */
 #include "scheduler/coord_internal.h"
 

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * record.h - the typed rows that the core persists and the store keeps: one struct per table. Strings are NUL-terminated
- * and never NULL ("" for none); blobs are {data, len}. Who owns them is said where a record is passed. Times are wall-clock
- * milliseconds since 1970 UTC, 0 for "not yet". Enumerations are those of proto/accel/v1/job.proto.
+ * record.h - the typed rows that the core persists and the store keeps: one struct per table.
+ * Strings are NUL-terminated and never NULL ("" for none); blobs are {data, len}. Who owns them is
+ * said where a record is passed. Times are wall-clock milliseconds since 1970 UTC, 0 for "not yet".
+ * Enumerations are those of proto/accel/v1/job.proto.
  *
- * A plain job of one worker costs five row writes: jobs twice, attempts twice, workers once. Its events (submitted,
- * started, running, ended) are columns of those rows (the *_seq numbers); the events table holds all others.
+ * A plain job of one worker costs five row writes: jobs twice, attempts twice, workers once. Its
+ * events (submitted, started, running, ended) are columns of those rows (the *_seq numbers); the
+ * events table holds all others.
  */
 #ifndef ACCEL_SCHEDULER_RECORD_H
 #define ACCEL_SCHEDULER_RECORD_H
@@ -112,8 +114,8 @@ struct record_event {
 
 struct record {
     enum record_table table;
-    /* Only the key fields count. A job takes its attempts, workers and events with it, an attempt its
-     * workers. */
+    /* Only the key fields count. A job takes its attempts, workers and events with it, an attempt
+     * its workers. */
     bool is_delete;
     union {
         struct record_meta meta;

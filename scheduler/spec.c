@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * spec.c - job specs: what is refused and in which words, what of it the core keeps in fields, and its way in and out
- * of its stored form (the spec without its environment, which is shared between jobs). Pure.
+ * spec.c - job specs: what is refused and in which words, what of it the core keeps in fields, and
+ * its way in and out of its stored form (the spec without its environment, which is shared between
+ * jobs). Pure.
  */
 #include "scheduler/coord_internal.h"
 

@@ -57,9 +57,9 @@ struct store { /* first member of an implementation's own struct */
 
 /* Opens or creates DIR/accel.db (0600): WAL, synchronous=FULL, locking_mode=EXCLUSIVE, one
  * connection, DIR/accel.db.lock under flock. DIR must exist. Numbered migrations (schema.h) with a
- * backup file DIR/accel.db.before-vN made before each. A new store gets the time in ms as its era, and zeros.
- * ACCEL_ENOENT, ACCEL_EPERM: of DIR or a file in it. ACCEL_EBUSY: another process has it.
- * ACCEL_ENEWER: made by a newer version (text names both versions and what to do).
+ * backup file DIR/accel.db.before-vN made before each. A new store gets the time in ms as its era,
+ * and zeros. ACCEL_ENOENT, ACCEL_EPERM: of DIR or a file in it. ACCEL_EBUSY: another process has
+ * it. ACCEL_ENEWER: made by a newer version (text names both versions and what to do).
  * ACCEL_ECORRUPT: not a database, another program's (application_id), damaged, cut or empty; the
  * text says how to set it aside. ACCEL_ENOSPC, ACCEL_EIO, ACCEL_ENOMEM. A file that is refused is
  * not written to. */

@@ -368,7 +368,8 @@ static int checkpoint(struct store_sqlite *s, int mode)
 
 static int fill_new(struct store_sqlite *s, const char *path)
 {
-    /* The time, so that a store made in place of another has the higher era: agents obey only upwards. */
+    /* The time, so that a store made in place of another has the higher era: agents obey only
+     * upwards. */
     uint64_t era = (uint64_t)MAX(clock_wall_ms(), 1);
     char sql[256];
     snprintf(sql, sizeof(sql),

@@ -98,8 +98,8 @@ static int connect_named(struct session *s, int *ret_fd, struct accel_error *err
         s->path, why.text);
 }
 
-/* Our own coordinator runs as us, or as root. Anybody may have made a directory in /tmp before us: who
- * listens there must not get our environment. */
+/* Our own coordinator runs as us, or as root. Anybody may have made a directory in /tmp before us:
+ * who listens there must not get our environment. */
 static int check_peer(const struct session *s, int fd, struct accel_error *err)
 {
     struct ucred peer = {0};

@@ -29,8 +29,8 @@ void request_id_make(uint8_t *ret_id)
         CHECK(n > 0); /* never fails for 16 bytes once the system has booted */
         got += (size_t)n;
     }
-    /* The time first (as UUIDv7, RFC 9562): ids of one hour lie together in the store's index, which
-     * then dirties one page per commit instead of one per submission. */
+    /* The time first (as UUIDv7, RFC 9562): ids of one hour lie together in the store's index,
+     * which then dirties one page per commit instead of one per submission. */
     uint64_t ms = (uint64_t)clock_wall_ms();
     for (int i = 5; i >= 0; i--, ms >>= 8)
         ret_id[i] = (uint8_t)ms;

@@ -99,15 +99,18 @@ static void test_field_names(void **state)
 
     assert_keys(
         job,
-        "apiVersion id name user uid state result reason exit_code attempt max_restarts restarts nodes procs "
-        "device_kind gpus_per_node memory_bytes time_limit_ms submitted started ended where command cwd output "
+        "apiVersion id name user uid state result reason exit_code attempt max_restarts restarts "
+        "nodes procs "
+        "device_kind gpus_per_node memory_bytes time_limit_ms submitted started ended where "
+        "command cwd output "
         "argv attempts");
     assert_keys(
         attempt,
         "number cause text started running ended first_failed_rank master_addr master_port ranks");
     assert_keys(
         rank,
-        "rank local_rank pid node state exit_code signal started ended devices stdout stderr stderr_tail error");
+        "rank local_rank pid node state exit_code signal started ended devices stdout stderr "
+        "stderr_tail error");
     AUTO_FREE char *text = json_dumps(rank, JSON_COMPACT);
 
     assert_string_equal(
