@@ -4,7 +4,8 @@
  * read by store_sqlite_rows.c, whose column order and enum texts must agree with the tables here.
  * An index costs every commit a page, so there is one only where a load, a prune or a promise
  * (one job per request id) needs it. A CHECK with IN and three or more words builds a table of the
- * words for every row written, which triples what the row costs: hence the ORs. Times are milliseconds since 1970 UTC, 0 for "not yet".
+ * words for every row written, which triples what the row costs: hence the ORs. Times are
+ * milliseconds since 1970 UTC, 0 for "not yet".
  */
 #include "scheduler/schema.h"
 

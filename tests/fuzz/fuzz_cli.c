@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Command lines: the input, cut at newlines, is argv. Whatever it is, parsing ends with options that
- * keep the table's promises or with an error of three lines; what was accepted can be used, and
- * every text of it can be shown.
+ * Command lines: the input, cut at newlines, is argv. Whatever it is, parsing ends with options
+ * that keep the table's promises or with an error of three lines; what was accepted can be used,
+ * and every text of it can be shown.
  */
 #include "fuzz.h"
 
