@@ -106,7 +106,7 @@ struct job {
     struct user *user;
     uint32_t uid, gid;
     uint8_t state, result, device_kind;
-    bool is_dirty, kill_on_disconnect;
+    bool is_dirty, kill_on_disconnect, is_killed;
     uint32_t nodes, procs_per_node, gpus_per_node, max_restarts, restarts, free_restarts, attempt;
     int32_t exit_code;
     int64_t submit_ms, start_ms, end_ms;

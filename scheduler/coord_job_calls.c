@@ -142,6 +142,10 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     if (request_answered(c, ev, rq->request_id, "Submit"))
         return;
     HASH_FIND(hh_request, c->by_request, rq->request_id.data, LIMIT_REQUEST_ID_BYTES, j);
+    if (j && !may_control(ev, j)) {
+        out_fail(c, ev->call, ACCEL_EEXIST, "the request id was used by another user");
+        return;
+    }
     if (j) {
         reply.job_id = j->id;
         out_end(c, ev->call, &reply.base);

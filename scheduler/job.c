@@ -209,7 +209,8 @@ void job_send_stop(struct coord *c, struct job *j, bool kill)
     ref.era = c->era;
     stop.ref = &ref;
     stop.cause = (Accel__V1__Cause)stop_cause(j);
-    stop.grace_ms = kill ? 0 : j->stop_grace_ms;
+    j->is_killed |= kill; /* also when it has to be said again */
+    stop.grace_ms = j->is_killed ? 0 : j->stop_grace_ms;
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_STOP;
     down.stop = &stop;
     for (size_t i = 0; i < a->share_count; i++)
@@ -353,13 +354,19 @@ static void effect_intend(struct coord *c, struct job *j, enum job_event ev)
     history_add(c, EVENT_JOB_STOPPING, j->id, j->attempt, NULL, "%s", j->reason);
 }
 
+/* Ends that say nothing of the workers: a stop that found them so still ends as the user asked. */
+static bool is_loss(uint32_t cause)
+{
+    return cause == ACCEL__V1__CAUSE__CAUSE_NODE_LOST ||
+           cause == ACCEL__V1__CAUSE__CAUSE_SHIM_LOST || cause == ACCEL__V1__CAUSE__CAUSE_FENCED;
+}
+
 static void effect_finish(struct coord *c, struct job *j, uint8_t from)
 {
     struct attempt *a = attempt_find(j, 0);
     bool was_stopping = from == JOB_STOPPING;
 
-    /* A stop that found the attempt lost still ends as the user asked. */
-    if (from != JOB_PENDING && (!was_stopping || a->cause != ACCEL__V1__CAUSE__CAUSE_NODE_LOST))
+    if (from != JOB_PENDING && !(was_stopping && is_loss(a->cause)))
         result_of_attempt(j, a);
     j->end_ms = c->wall_ms;
     j->end_seq = history_add(c, EVENT_JOB_ENDED, j->id, j->attempt, NULL, "%s", "");
