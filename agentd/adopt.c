@@ -117,7 +117,8 @@ Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct a
     record.n_ranks = a->rank_count;
     record.ranks = list;
     record.start_failed = start_failed;
-    record.stop_cause = start_failed ? 0 : ACCEL__V1__CAUSE__CAUSE_SHIM_LOST;
+    record.stop_cause =
+        start_failed ? ACCEL__V1__CAUSE__CAUSE_NODE_LOST : ACCEL__V1__CAUSE__CAUSE_SHIM_LOST;
     record.text = (char *)text;
     size_t len = accel__v1__exit_record__get_packed_size(&record);
     AUTO_FREE uint8_t *data = xcalloc(1, len + 1);
