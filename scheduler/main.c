@@ -32,8 +32,9 @@ static void say_ready(int fd)
 static int run(const struct coordinator_options *options)
 {
     struct accel_error err = {0};
-    struct shell shell;
-    uv_loop_t loop;
+    /* static: a start that fails leaves them to the exit, and they stay reachable */
+    static struct shell shell;
+    static uv_loop_t loop;
     AUTO_CLOSE int lock_fd = -1;
     int listen_fd = -1, r;
 

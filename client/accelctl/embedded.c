@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -244,6 +245,13 @@ static void read_log_tail(const struct embedded_start *start, char *buf, size_t 
     }
 }
 
+static bool is_disk_full(const char *path)
+{
+    struct statvfs disk;
+
+    return statvfs(path, &disk) == 0 && (disk.f_bavail == 0 || disk.f_favail == 0);
+}
+
 /* A daemon's last words: its lines are joined, but for what it says itself that may help. */
 static int daemon_died(const struct embedded_start *start, const char *what,
                        struct accel_error *err)
@@ -268,6 +276,10 @@ static int daemon_died(const struct embedded_start *start, const char *what,
             str_addf(&why, "%s%s", why.len > 0 ? "; " : "",
                      strncmp(line, "why: ", 5) == 0 ? line + 5 : line);
         line = end;
+    }
+    if (why.len == 0 && is_disk_full(start->log_path)) {
+        str_adds(&why, "its disk is full: not even its log can be written");
+        help = "make room (df shows how much), and again";
     }
     if (help)
         return error_set(err, ACCEL_EUNAVAIL, "%s\nwhy: %s\ntry: %s", what, why.data, help);
