@@ -456,11 +456,13 @@ class Cluster:
                     self.wait(str(job["id"]))
             self.check_no_workers()
             self._check_starts()
-            coordinator, acceld = self.coordinator(), self.acceld()
+            coordinator = self.coordinator()
+            acceld = self.acceld() if self.counts_starts or "acceld" in self.daemons() else None
             self.ok("admin", "shutdown")
             wait_pid_gone(coordinator, what="coordinator")
-            os.kill(acceld, signal.SIGTERM)
-            wait_pid_gone(acceld, what="acceld")
+            if acceld:
+                os.kill(acceld, signal.SIGTERM)
+                wait_pid_gone(acceld, what="acceld")
         elif self.counts_starts:
             raise Failure("the coordinator is gone at the end: %s" % status)
         for popen in self.background:
