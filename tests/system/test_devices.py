@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Gangs get all their devices or none, none twice, first come first served; GPUs by a scripted file."""
+"""Gangs get all their devices or none, none twice, in order; GPUs are those of a scripted file."""
 import os
 import sys
 import uuid

@@ -107,7 +107,7 @@ def not_utf8(c):
     os.mkdir(folder)
     result = c.ok("launch", "pwd", cwd=folder)
     check_equal(os.fsencode(result.out), folder + b"\n", "directory")
-    result = c.ok("launch", "sh", "-c", "printf %s \"$BYTES\"", env={"BYTES": os.fsdecode(argument)})
+    result = c.ok("launch", "sh", "-c", 'printf %s "$BYTES"', env={"BYTES": os.fsdecode(argument)})
     check_equal(os.fsencode(result.out), argument, "environment")
     refused(c, 2, ["\\xff"], b"la\xffunch", "true")
     refused(c, 2, ["--pr"], "launch", b"--pr\xffcs", "true")
@@ -125,7 +125,7 @@ def odd_arguments(c):
         c.ok("ps", "-a", "-o", form)
 
 
-@test("the longest argument and variable that the kernel takes work, what becomes longer is refused")
+@test("the longest argument and variable of the kernel work, what becomes longer is refused")
 def long_argument(c):
     limit = 131072  # of the kernel, with the NUL: accelctl itself gets no longer ones
     result = c.ok("launch", "sh", "-c", "echo ${#1}", "sh", "x" * (limit - 1))

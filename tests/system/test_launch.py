@@ -122,7 +122,8 @@ def inheritance(c):
              "OMP_NUM_THREADS": "3", "GLOO_SOCKET_IFNAME": "eth7", "EMPTY": ""}
     os.mkdir(c.path("deep"))
     script = ("umask; ulimit -n; pwd; echo $RANK $WORLD_SIZE \"$SLURM_PROCID$PMI_RANK\" $MINE "
-              "$OMP_NUM_THREADS $GLOO_SOCKET_IFNAME ${EMPTY-unset}. $EXTRA $ACCELERATE_MIXED_PRECISION")
+              "$OMP_NUM_THREADS $GLOO_SOCKET_IFNAME ${EMPTY-unset}. $EXTRA "
+              "$ACCELERATE_MIXED_PRECISION")
     result = c.ok("launch", "--procs", "1", "--env", "EXTRA=x=y", "--mixed_precision", "bf16",
                   "sh", "-c", script, env=outer, cwd=c.path("deep"),
                   prefix=["sh", "-c", 'umask 027; ulimit -n 333; exec "$@"', "sh"])

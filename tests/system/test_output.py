@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""What workers write: whole up to the cap, marked where it was cut, in files and through the CLI."""
+"""What workers write: whole up to the cap, marked where cut, in files and through the CLI."""
 import hashlib
 import os
 import random

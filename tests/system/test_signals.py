@@ -16,7 +16,8 @@ from accel_test import (DEADLINE_S, check, check_equal, is_alive, main, test,  #
 
 # a worker that tells of each SIGINT and ends at the second, or never
 POLITE = "trap 'echo interrupted; exit 5' INT; echo up; while :; do read x < %s; done"
-DEAF = "trap 'echo heard' INT; trap 'echo term; exit 0' TERM; echo up; while :; do read x < %s; done"
+DEAF = ("trap 'echo heard' INT; trap 'echo term; exit 0' TERM; echo up; "
+        "while :; do read x < %s; done")
 
 
 def attached(c, script, *options):

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""At the end of a job nothing of it is left, however its processes hide; with cgroups and without."""
+"""At the end of a job nothing of it is left, however it hides; with cgroups and without."""
 import os
 import signal
 import sys
@@ -13,7 +13,7 @@ TREE = os.path.join(FIXTURES, "tree.py")
 
 
 def meet(box):
-    """The pids of the family once all of them are there: those with an environment, and the others."""
+    """The pids of the family once all are there: with an environment, and without."""
     pids = {"pid": [], "bare": []}
     while True:
         word = box.line().split()
