@@ -88,7 +88,7 @@ Accel__V1__ExitRecord *adopt_read_record(int dir_fd, struct attempt_id id)
 {
     size_t len;
     AUTO_FREE char *data = read_file(dir_fd, id, "exit", LIMIT_FRAME_BYTES, &len);
-    return data == NULL ? NULL : accel__v1__exit_record__unpack(NULL, len, (const uint8_t *)data);
+    return data == NULL ? NULL : accel__v1__exit_record__unpack(&codec_memory, len, (const uint8_t *)data);
 }
 
 void adopt_free_record(Accel__V1__ExitRecord *record)
@@ -97,7 +97,7 @@ void adopt_free_record(Accel__V1__ExitRecord *record)
 }
 
 Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct attempt *a,
-                                         bool start_failed, const char *text)
+                                         Accel__V1__Cause cause, const char *text)
 {
     Accel__V1__ExitRecord record = ACCEL__V1__EXIT_RECORD__INIT;
     AUTO_FREE Accel__V1__RankExit *exits = xcalloc(a->rank_count + 1, sizeof(*exits));
@@ -116,9 +116,8 @@ Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct a
     record.era = a->era;
     record.n_ranks = a->rank_count;
     record.ranks = list;
-    record.start_failed = start_failed;
-    record.stop_cause =
-        start_failed ? ACCEL__V1__CAUSE__CAUSE_NODE_LOST : ACCEL__V1__CAUSE__CAUSE_SHIM_LOST;
+    record.start_failed = cause != ACCEL__V1__CAUSE__CAUSE_SHIM_LOST;
+    record.stop_cause = cause == ACCEL__V1__CAUSE__CAUSE_START_FAILED ? 0 : cause;
     record.text = (char *)text;
     size_t len = accel__v1__exit_record__get_packed_size(&record);
     AUTO_FREE uint8_t *data = xcalloc(1, len + 1);
@@ -126,7 +125,7 @@ Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct a
     attempt_path(a->id, "exit", path, sizeof(path));
     /* Without a directory, or on a full disk, there is only what acceld reports now. */
     (void)path_write_atomic(l->dir_fd, path, data, len, 0600, false, NULL);
-    return accel__v1__exit_record__unpack(NULL, len, data);
+    return accel__v1__exit_record__unpack(&codec_memory, len, data);
 }
 
 /* ---- adoption ---- */
@@ -280,7 +279,9 @@ static void on_swept(struct adoption *ad, struct orphan *o)
         return;
     }
     Accel__V1__ExitRecord *record =
-        adopt_make_record(ad->l, o->a, !had_shim,
+        adopt_make_record(ad->l, o->a,
+                          had_shim ? ACCEL__V1__CAUSE__CAUSE_SHIM_LOST
+                                   : ACCEL__V1__CAUSE__CAUSE_NODE_LOST,
                           had_shim ? "the shim of the attempt was killed"
                                    : "acceld or accel-spawn ended while the attempt was being "
                                      "started");
@@ -319,7 +320,7 @@ static void begin(struct adoption *ad, struct orphan *o)
     AUTO_FREE char *data = read_file(l->dir_fd, o->a->id, "spec", LIMIT_SHIM_FRAME_BYTES, &len);
     AUTO_STR struct str own = {0};
     o->spec =
-        data == NULL ? NULL : accel__v1__attempt_spec__unpack(NULL, len, (const uint8_t *)data);
+        data == NULL ? NULL : accel__v1__attempt_spec__unpack(&codec_memory, len, (const uint8_t *)data);
     if (o->spec != NULL) {
         attempt_set_ranks(o->a, o->spec);
         read_ranks(l, o->a);
@@ -388,7 +389,7 @@ static void on_hello_readable(struct adoption *ad, struct orphan *o)
         }
         o->body = xcalloc(1, o->need);
     }
-    Accel__V1__ShimUp *up = accel__v1__shim_up__unpack(NULL, o->need, o->body);
+    Accel__V1__ShimUp *up = accel__v1__shim_up__unpack(&codec_memory, o->need, o->body);
     if (up == NULL || up->body_case != ACCEL__V1__SHIM_UP__BODY_HELLO) {
         on_dead(ad, o);
     } else {
@@ -574,7 +575,7 @@ static int wait_ready(int fd, char isolation[16], struct accel_error *err)
         }
     }
     if (r > 0) {
-        Accel__V1__SpawnReply *reply = accel__v1__spawn_reply__unpack(NULL, len, data);
+        Accel__V1__SpawnReply *reply = accel__v1__spawn_reply__unpack(&codec_memory, len, data);
         if (reply != NULL && reply->kind == ACCEL__V1__SPAWN_REPLY__KIND__READY) {
             str_copy(isolation, 16, reply->isolation);
             r = 0;

@@ -388,7 +388,7 @@ static Accel__V1__RankExit *copy_exit(const Accel__V1__RankExit *x)
     size_t len = accel__v1__rank_exit__get_packed_size(x);
     AUTO_FREE uint8_t *data = xcalloc(1, len + 1);
     accel__v1__rank_exit__pack(x, data);
-    return accel__v1__rank_exit__unpack(NULL, len, data);
+    return accel__v1__rank_exit__unpack(&codec_memory, len, data);
 }
 
 static void on_exited(struct launcher_exec *l, struct attempt *a, size_t hint,
@@ -472,7 +472,7 @@ static bool shim_read(struct wire *w)
     ssize_t n = wire_read(w);
     /* A callback may end the attempt or the launcher: then w->a is NULL. */
     while (w->a != NULL && (r = codec_reader_next(&w->in, &data, &len)) > 0) {
-        Accel__V1__ShimUp *up = accel__v1__shim_up__unpack(NULL, len, data);
+        Accel__V1__ShimUp *up = accel__v1__shim_up__unpack(&codec_memory, len, data);
         if (up == NULL) {
             r = ACCEL_EPROTO;
             break;
@@ -530,7 +530,8 @@ static void on_failed(struct launcher_exec *l, struct attempt *a,
         attempt_end(l, a, &record, false, true);
         return;
     }
-    Accel__V1__ExitRecord *record = adopt_make_record(l, a, true, reply->text);
+    Accel__V1__ExitRecord *record =
+        adopt_make_record(l, a, ACCEL__V1__CAUSE__CAUSE_START_FAILED, reply->text);
     attempt_end(l, a, record, false, false);
     adopt_free_record(record);
 }
@@ -546,7 +547,8 @@ static void on_swept(struct launcher_exec *l, struct attempt *a)
     Accel__V1__ExitRecord *record = adopt_read_record(l->dir_fd, a->id);
     bool shim_lost = record == NULL;
     if (shim_lost) {
-        record = adopt_make_record(l, a, false, "the shim of the attempt was killed");
+        record = adopt_make_record(l, a, ACCEL__V1__CAUSE__CAUSE_SHIM_LOST,
+                                   "the shim of the attempt was killed");
     }
     attempt_end(l, a, record, shim_lost, false);
     adopt_free_record(record);
@@ -610,7 +612,7 @@ static void on_spawn_ready(struct wire *w, int events)
     }
     ssize_t n = wire_read(w);
     while (l->spawn == w && (r = codec_reader_next(&w->in, &data, &len)) > 0) {
-        Accel__V1__SpawnReply *reply = accel__v1__spawn_reply__unpack(NULL, len, data);
+        Accel__V1__SpawnReply *reply = accel__v1__spawn_reply__unpack(&codec_memory, len, data);
         if (reply == NULL) {
             r = ACCEL_EPROTO;
             break;

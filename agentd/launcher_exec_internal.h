@@ -123,10 +123,11 @@ int adopt_connect(int dir_fd, struct attempt_id id);
 bool adopt_is_shim_alive(int dir_fd, struct attempt_id id, pid_t *ret_pid);
 /* The record on disk, NULL if there is none (readable); caller frees with free_unpacked. */
 Accel__V1__ExitRecord *adopt_read_record(int dir_fd, struct attempt_id id);
-/* Makes up the record of an attempt whose shim did not write one and puts it on disk. rank pointers
- * go into `a`; caller calls adopt_free_record. */
+/* Makes up the record of an attempt whose shim did not write one and puts it on disk. cause:
+ * SHIM_LOST; START_FAILED, the job's own fault and never retried; NODE_LOST, a start that ended with
+ * acceld. rank pointers go into `a`; caller calls adopt_free_record. */
 Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct attempt *a,
-                                         bool start_failed, const char *text);
+                                         Accel__V1__Cause cause, const char *text);
 void adopt_free_record(Accel__V1__ExitRecord *record);
 /* Adds entries for all directories. ACCEL_EIO if they cannot be listed. */
 int adopt_index(struct launcher_exec *l, struct accel_error *err);
