@@ -47,6 +47,10 @@ def check(condition, message, *values):
 
 
 def check_equal(found, wanted, what):
+    if found != wanted and isinstance(found, str) and len(found) > 300:
+        at = len(os.path.commonprefix([found, wanted]))
+        found, wanted = found[max(0, at - 60):at + 100], wanted[max(0, at - 60):at + 100]
+        what += " (%d bytes are the same before)" % at
     check(found == wanted, "%s: found %r, wanted %r", what, found, wanted)
 
 
