@@ -88,7 +88,8 @@ Accel__V1__ExitRecord *adopt_read_record(int dir_fd, struct attempt_id id)
 {
     size_t len;
     AUTO_FREE char *data = read_file(dir_fd, id, "exit", LIMIT_FRAME_BYTES, &len);
-    return data == NULL ? NULL : accel__v1__exit_record__unpack(&codec_memory, len, (const uint8_t *)data);
+    return data == NULL ? NULL
+                        : accel__v1__exit_record__unpack(&codec_memory, len, (const uint8_t *)data);
 }
 
 void adopt_free_record(Accel__V1__ExitRecord *record)
@@ -319,8 +320,9 @@ static void begin(struct adoption *ad, struct orphan *o)
     size_t len;
     AUTO_FREE char *data = read_file(l->dir_fd, o->a->id, "spec", LIMIT_SHIM_FRAME_BYTES, &len);
     AUTO_STR struct str own = {0};
-    o->spec =
-        data == NULL ? NULL : accel__v1__attempt_spec__unpack(&codec_memory, len, (const uint8_t *)data);
+    o->spec = data == NULL
+                  ? NULL
+                  : accel__v1__attempt_spec__unpack(&codec_memory, len, (const uint8_t *)data);
     if (o->spec != NULL) {
         attempt_set_ranks(o->a, o->spec);
         read_ranks(l, o->a);

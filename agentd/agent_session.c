@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "agentd/agent_impl.h"
+#include "common/codec.h"
 #include "common/lifecycle.h"
 #include "common/limits.h"
 
@@ -174,7 +175,8 @@ uint64_t agent_session_report(struct agent *a, const struct agent_event *ev, str
 static void resend_reports(struct agent *a, const struct agent_event *ev, struct agent_actions *out)
 {
     for (const struct report *kept = a->first_report; kept; kept = kept->next) {
-        Accel__V1__AgentUp *up = accel__v1__agent_up__unpack(NULL, kept->len, kept->packed);
+        Accel__V1__AgentUp *up =
+            accel__v1__agent_up__unpack(&codec_memory, kept->len, kept->packed);
         CHECK(up && up->body_case == ACCEL__V1__AGENT_UP__BODY_REPORT);
         set_ages(up->report, ev->now_ns, kept->event_ns, kept->failed_ns);
         send_up(a, up, out);
@@ -219,7 +221,7 @@ void agent_session_on_open(struct agent *a, const struct agent_event *ev, struct
     a->session = SESSION_GREETING;
     Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
     Accel__V1__Hello hello = ACCEL__V1__HELLO__INIT;
-    Accel__V1__Node *node = accel__v1__node__unpack(NULL, a->node_len, a->node);
+    Accel__V1__Node *node = accel__v1__node__unpack(&codec_memory, a->node_len, a->node);
     CHECK(node);
     node->incarnation = a->incarnation;
     hello.node = node;

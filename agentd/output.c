@@ -20,6 +20,7 @@
 
 #include "agentd/output_file.h"
 #include "common/arena.h"
+#include "common/codec.h"
 #include "common/limits.h"
 #include "common/path.h"
 
@@ -99,7 +100,7 @@ static int set_cursors_of_spec(struct read *rd, int dir_fd, struct accel_error *
     if (r < 0)
         return r == ACCEL_ENOENT ? 0 : r;
     Accel__V1__AttemptSpec *spec =
-        accel__v1__attempt_spec__unpack(NULL, len, (const uint8_t *)data);
+        accel__v1__attempt_spec__unpack(&codec_memory, len, (const uint8_t *)data);
     if (!spec || spec->n_ranks > LIMIT_PROCS_PER_NODE) {
         accel__v1__attempt_spec__free_unpacked(spec, NULL);
         return error_set(err, ACCEL_ECORRUPT, "the attempt's spec cannot be read");

@@ -366,7 +366,7 @@ static int conn_next(struct shim_conn *c, Accel__V1__ShimDown **ret_down)
     if (r <= 0) {
         return r;
     }
-    *ret_down = accel__v1__shim_down__unpack(NULL, len, data);
+    *ret_down = accel__v1__shim_down__unpack(&codec_memory, len, data);
     return *ret_down != NULL ? 1 : ACCEL_EPROTO;
 }
 

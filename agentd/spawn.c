@@ -219,7 +219,8 @@ static bool set_aside(struct spawn *sp, const char *name, uint64_t era)
     if (path_read_all(sp->dir_fd, path, LIMIT_SHIM_FRAME_BYTES, &data, &len, NULL) < 0) {
         return false;
     }
-    Accel__V1__AttemptSpec *old = accel__v1__attempt_spec__unpack(NULL, len, (const uint8_t *)data);
+    Accel__V1__AttemptSpec *old =
+        accel__v1__attempt_spec__unpack(&codec_memory, len, (const uint8_t *)data);
     if (!old) {
         return false;
     }
@@ -403,7 +404,8 @@ static void on_request(struct spawn *sp)
     take_fds(sp, &msg);
     codec_reader_feed(&sp->in, buf, (size_t)n);
     while ((r = codec_reader_next(&sp->in, &data, &len)) > 0) {
-        Accel__V1__SpawnRequest *request = accel__v1__spawn_request__unpack(NULL, len, data);
+        Accel__V1__SpawnRequest *request =
+            accel__v1__spawn_request__unpack(&codec_memory, len, data);
         if (request == NULL) {
             r = ACCEL_EPROTO;
             break;

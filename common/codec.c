@@ -13,6 +13,20 @@
 #define READER_KEEP_BYTES  (1u << 20) /* an empty reader with more memory than this gives it back */
 #define READER_SLACK_BYTES 65536u     /* consumed bytes in front that are not worth a move */
 
+static void *memory_alloc(void *data, size_t size)
+{
+    (void)data;
+    return xrealloc(NULL, size);
+}
+
+static void memory_free(void *data, void *p)
+{
+    (void)data;
+    free(p);
+}
+
+ProtobufCAllocator codec_memory = {.alloc = memory_alloc, .free = memory_free};
+
 static void put_header(uint8_t *p, size_t len)
 {
     CHECK(len <= UINT32_MAX);

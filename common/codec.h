@@ -14,6 +14,11 @@
 
 #define CODEC_HEADER_BYTES 4
 
+/* For the unpack functions of protobuf-c: aborts when memory ends, so that a NULL always means data
+ * that cannot be decoded; with their own allocator it may mean either. Frees what NULL allocates
+ * and the other way round: free_unpacked(message, NULL) is right for both. */
+extern ProtobufCAllocator codec_memory;
+
 /* Appends one frame with the packed message. Aborts when memory ends. */
 void codec_add(struct str *out, const ProtobufCMessage *msg);
 /* Appends one frame with the given bytes. */

@@ -4,6 +4,7 @@
  * epoch. Live attempts are taken up as STARTING (RUNNING is soft): their agents will tell. Rows
  * that make no sense are skipped, never trusted.
  */
+#include "common/codec.h"
 #include "scheduler/coord_internal.h"
 
 static void load_job(struct coord *c, const struct record_job *r)
@@ -37,7 +38,7 @@ static void load_job(struct coord *c, const struct record_job *r)
     c->job_id_next = MAX(c->job_id_next, j->id + 1);
 
     Accel__V1__JobSpec *spec =
-        r->spec.len ? accel__v1__job_spec__unpack(NULL, r->spec.len, r->spec.data) : NULL;
+        r->spec.len ? accel__v1__job_spec__unpack(&codec_memory, r->spec.len, r->spec.data) : NULL;
     if (spec) {
         j->device_kind =
             spec->gpus_per_node ? ACCEL__V1__DEVICE_KIND__DEVICE_GPU : (uint8_t)spec->device_kind;

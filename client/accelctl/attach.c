@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "client/accelctl/result.h"
+#include "common/codec.h"
 
 #define LOG_RETRY_FIRST_MS                                                                         \
     200 /* after a failed read; doubling; a change of the job retries at once */
@@ -34,7 +35,7 @@ static Accel__V1__Job *copy_job(const Accel__V1__Job *job)
     AUTO_FREE uint8_t *packed = xcalloc(1, len + 1);
 
     accel__v1__job__pack(job, packed);
-    return accel__v1__job__unpack(NULL, len, packed);
+    return accel__v1__job__unpack(&codec_memory, len, packed);
 }
 
 static void drop_job(Accel__V1__Job **job)
