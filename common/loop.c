@@ -37,6 +37,17 @@ static void mark_all_cloexec(void)
     closedir(dir);
 }
 
+static void *uv_malloc(size_t size)
+{
+    return xrealloc(NULL, size);
+}
+
+void loop_memory_prepare(void)
+{
+    int r = uv_replace_allocator(uv_malloc, xrealloc, xcalloc, free);
+    CHECK(r == 0);
+}
+
 void loop_daemon_prepare(void)
 {
     struct sigaction ignore = {.sa_handler = SIG_IGN};
@@ -52,6 +63,7 @@ void loop_daemon_prepare(void)
     }
     sigaction(SIGPIPE, &ignore, NULL);
     umask(077);
+    loop_memory_prepare();
 }
 
 /* ---- timers ---- */

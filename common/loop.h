@@ -10,8 +10,13 @@
 
 #include "common/error.h"
 
+/* libuv gets memory as the cores do: aborts with a line on stderr when there is none, where libuv
+ * itself aborts without a word (a watcher) or fails in the midst of a change. Before any other call
+ * of libuv. */
+void loop_memory_prepare(void);
+
 /* Start-up duties of a daemon, before any thread: descriptors from 3 up become CLOEXEC, SIGPIPE is
- * ignored, umask 077, descriptors 0-2 exist. */
+ * ignored, umask 077, descriptors 0-2 exist, loop_memory_prepare(). */
 void loop_daemon_prepare(void);
 
 /* A deadline timer: fires once when clock_mono_ms() >= deadline; setting it again moves it.

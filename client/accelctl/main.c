@@ -5,6 +5,7 @@
  * a verb may not need.
  */
 #include <fcntl.h>
+#include <jansson.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 
 #include "client/accelctl/cli.h"
 #include "client/accelctl/help.h"
+#include "common/loop.h"
 
 static verb_function *const verbs[VERB_COUNT] = {
     [VERB_LAUNCH] = verb_launch,     [VERB_SUBMIT] = verb_submit,   [VERB_PS] = verb_ps,
@@ -33,6 +35,18 @@ static void prepare_process(void)
     }
     sigaction(SIGPIPE, &ignore, NULL);
     setlocale(LC_CTYPE, ""); /* widths of characters in tables */
+}
+
+static void *json_malloc(size_t size)
+{
+    return xrealloc(NULL, size);
+}
+
+/* Memory that ends must end the command: half a JSON object would look like an answer. */
+static void prepare_memory(void)
+{
+    loop_memory_prepare();
+    json_set_alloc_funcs(json_malloc, free);
 }
 
 static int show_help(const struct verb *verb)
@@ -82,6 +96,7 @@ int main(int argc, char **argv)
     int code;
 
     prepare_process();
+    prepare_memory();
     code = run(&cli, argc, argv);
     options_done(&cli.opt);
     return code;
