@@ -132,8 +132,11 @@ def keeps_stdout(c):
 
 @test("--output: names of every kind, one file a rank or the main rank's, new with each attempt")
 def output_pattern(c):
+    os.mkfifo(c.path("said"))  # rank 0 fails when rank 1 has spoken: a failure stops the others
     c.fails(1, "launch", "--procs", "2", "--max-restarts", "1", "--name", "jo", "--output",
-            "%x-%j.%r.%A.100%%", "sh", "-c", "echo $RANK; exit 1")
+            "%x-%j.%r.%A.100%%", "sh", "-c",
+            "echo $RANK; if [ $RANK = 0 ]; then read x < said; exit 1; fi; "
+            "echo > said; exec sleep 1000")
     for rank in "01":
         for attempt in "12":
             with open(c.path("jo-1.%s.%s.100%%" % (rank, attempt))) as f:
