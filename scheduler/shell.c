@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * shell.c - carries out what the core decides; see shell.h. It decides nothing about jobs or nodes itself. Neighbours:
- * api.c (service table), store_thread.c (commits), coord.c (the core).
+ * shell.c - carries out what the core decides; see shell.h. It decides nothing about jobs or nodes
+ * itself. Neighbours: api.c (service table), store_thread.c (commits), coord.c (the core).
  */
 #include "scheduler/shell.h"
 
@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/codec.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/rpc_local.h"
@@ -139,8 +140,9 @@ static void replay_deferred(struct shell *s)
     while (d) {
         struct deferred *next = d->next;
         ProtobufCMessage *msg =
-            d->has_msg ? protobuf_c_message_unpack(d->method->request, NULL, d->len, d->packed)
-                       : NULL;
+            d->has_msg
+                ? protobuf_c_message_unpack(d->method->request, &codec_memory, d->len, d->packed)
+                : NULL;
         step_call(s, d->type, d->call, d->method, &d->who, msg);
         if (msg)
             protobuf_c_message_free_unpacked(msg, NULL);
@@ -337,7 +339,8 @@ static void on_server_stopped(void *ctx)
     store_thread_stop(s->thread, on_store_stopped, s);
 }
 
-/* The server goes when nothing is left to be committed or said; a store that cannot write is not waited for. */
+/* The server goes when nothing is left to be committed or said; a store that cannot write is not
+ * waited for. */
 static void maybe_finish_stop(struct shell *s)
 {
     if (!s->is_stopping || s->is_flushed)

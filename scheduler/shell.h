@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * shell.h - the coordinator's shell: calls become events, the core steps, records are committed, and only then outputs
- * leave (the order contract of coord.h). One thread, the loop's; the store has its own.
+ * shell.h - the coordinator's shell: calls become events, the core steps, records are committed,
+ * and only then outputs leave (the order contract of coord.h). One thread, the loop's; the store
+ * has its own.
  *
- * While a commit fails (disk full), it is retried as it is; calls of users are refused with ACCEL_EUNAVAIL and
- * messages of agents wait, in order, up to LIMIT_DEFERRED_MESSAGES.
+ * While a commit fails (disk full), it is retried as it is; calls of users are refused with
+ * ACCEL_EUNAVAIL and messages of agents wait, in order, up to LIMIT_DEFERRED_MESSAGES.
  */
 #ifndef ACCEL_SCHEDULER_SHELL_H
 #define ACCEL_SCHEDULER_SHELL_H
@@ -48,7 +49,8 @@ int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_option
                struct accel_error *err);
 /* Serves calls on the listening socket, which it then owns. */
 int shell_serve(struct shell *s, int listen_fd, struct accel_error *err);
-/* Planned end: no new connections, the running commit finishes, outputs leave, the store is closed; then the loop ends. */
+/* Planned end: no new connections, the running commit finishes, outputs leave, the store is closed;
+ * then the loop ends. */
 void shell_stop(struct shell *s, const char *why);
 void shell_done(struct shell *s); /* after the loop has ended */
 
