@@ -56,6 +56,7 @@ static int run(const struct coordinator_options *options)
     r = shell_serve(&shell, listen_fd, &err);
     if (r < 0)
         return fail(&err);
+    state_lock_serves(lock_fd, options->socket_path);
     log_info("accel-coordinator %s serves %s, epoch %llu", ACCEL_VERSION, options->socket_path,
              (unsigned long long)coord_epoch(shell.core));
     say_ready(options->ready_fd);

@@ -294,7 +294,8 @@ static bool is_other_there(const struct embedded_start *start)
 
     read_log_tail(start, tail, sizeof tail);
     return strstr(tail, accel_error_sentence(ACCEL_EBUSY)) != NULL ||
-           strstr(tail, "another acceld") != NULL;
+           strstr(tail, "another acceld") != NULL ||
+           strstr(tail, "another coordinator (pid") != NULL;
 }
 
 int embedded_start_result(struct embedded_start *start, struct accel_error *err)
@@ -354,12 +355,14 @@ int embedded_start_agent(const char *socket_path, struct embedded_start *ret_sta
     return 0;
 }
 
-/* Waits for the word of both. The agent may find another one there: that is as good. */
+/* Waits for the word of both, of the coordinator in any case: while one starts, nobody may start
+ * another. Either may find another one there: that is as good. */
 static int wait_for_pair(struct embedded_start *coord, struct embedded_start *agent,
                          struct accel_error *err)
 {
     int64_t deadline = clock_mono_ms() + LIMIT_DAEMON_START_MS;
     bool coord_ready = false, agent_ready = false;
+    int r = 0;
 
     while (!coord_ready || !agent_ready) {
         struct pollfd pfd[2] = {{.fd = coord_ready ? -1 : coord->ready_fd, .events = POLLIN},
@@ -376,19 +379,16 @@ static int wait_for_pair(struct embedded_start *coord, struct embedded_start *ag
                                            : "the coordinator is not ready after 15 s",
                                err);
         if (pfd[0].revents) {
-            if (read(coord->ready_fd, &c, 1) <= 0)
+            if (read(coord->ready_fd, &c, 1) <= 0 && !is_other_there(coord))
                 return daemon_died(coord, "the coordinator did not start", err);
             coord_ready = true;
         }
         if (pfd[1].revents) {
-            int r = embedded_start_result(agent, err);
-
-            if (r < 0)
-                return r;
+            r = embedded_start_result(agent, err);
             agent_ready = true;
         }
     }
-    return 0;
+    return r;
 }
 
 static int start_pair(const struct places *p, struct accel_error *err)
