@@ -97,7 +97,7 @@ static const struct lifecycle_row *session_apply(struct agent *a, const struct a
     a->session = row->next;
     if (row->effects & EFFECT_CLOSE) {
         agent_act(out, AGENT_ACT_CLOSE_SESSION, NULL)->text = why;
-        agent_trace(a, ev, "CLOSE: %s", why);
+        agent_trace(a, ev, "CLOSE: %s", why ? why : "");
     }
     return row;
 }

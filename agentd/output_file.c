@@ -127,7 +127,7 @@ int output_file_read(int dir_fd, uint32_t rank, bool is_stderr, size_t limit,
         }
         /* Not beyond the segment: what follows in segment 0 is the shim's mark of a cut. */
         size_t want = (size_t)MIN(limit - got.len, SEGMENT_BYTES - at % SEGMENT_BYTES);
-        size_t n;
+        size_t n = 0;
         r = read_at(fd, got.data + got.len, want, at % SEGMENT_BYTES, &n, err);
         if (r < 0)
             return r;
@@ -178,7 +178,7 @@ static int search_segment(int fd, uint64_t base, uint64_t len, struct search *f,
     *ret_found = false;
     while (len > 0) {
         size_t want = (size_t)MIN(len, TAIL_BLOCK_BYTES);
-        size_t n;
+        size_t n = 0;
         int r = read_at(fd, block, want, len - want, &n, err);
         if (r < 0)
             return r;

@@ -377,7 +377,7 @@ static void emit_end(struct rpc_conn *c, uint32_t client_call, int code, const c
     struct rpc_frame f = {.kind = ACCEL__V1__FRAME__KIND__END, .call = client_call};
     f.code = accel_error_to_grpc(code);
     f.text = text;
-    f.text_len = strnlen(text, RPC_TEXT_BYTES);
+    f.text_len = MIN(strlen(text), (size_t)RPC_TEXT_BYTES);
     c->core->hooks->emit(c, &f);
 }
 
