@@ -157,7 +157,8 @@ static void print_plain(const struct table *t)
     cli_write_str(STDOUT_FILENO, &out);
 }
 
-static void fill(const struct table *t, const struct smartcols *lib, struct libscols_table *tb,
+/* False: the library has no memory, and what it holds is not the table. */
+static bool fill(const struct table *t, const struct smartcols *lib, struct libscols_table *tb,
                  bool use_color)
 {
     struct libscols_line *line = NULL;
@@ -166,22 +167,27 @@ static void fill(const struct table *t, const struct smartcols *lib, struct libs
     for (size_t i = 0; i < t->count; i++) {
         const struct table_column *c = &t->columns[i];
 
-        if (is_shown(t, i))
-            lib->new_column(tb, c->name, 0,
-                            (c->is_right ? SCOLS_FL_RIGHT : 0) | (c->may_cut ? SCOLS_FL_TRUNC : 0));
+        int flags = (c->is_right ? SCOLS_FL_RIGHT : 0) | (c->may_cut ? SCOLS_FL_TRUNC : 0);
+
+        if (is_shown(t, i) && !lib->new_column(tb, c->name, 0, flags))
+            return false;
     }
     for (size_t i = 0; i < t->used; i++) {
         if (i % t->count == 0) {
             line = lib->new_line(tb, NULL);
             at = 0;
         }
-        if (!line || !is_shown(t, i % t->count))
+        if (!line)
+            return false;
+        if (!is_shown(t, i % t->count))
             continue;
-        lib->set_data(line, at, t->cells[i].text);
+        if (lib->set_data(line, at, t->cells[i].text) < 0)
+            return false;
         if (use_color && t->cells[i].color)
             lib->set_color(lib->get_cell(line, at), t->cells[i].color);
         at++;
     }
+    return true;
 }
 
 void table_print(const struct table *t, bool use_color)
@@ -198,8 +204,7 @@ void table_print(const struct table *t, bool use_color)
         lib.enable_colors(tb, 1);
     if (isatty(STDOUT_FILENO))
         lib.set_termforce(tb, SCOLS_TERMFORCE_ALWAYS);
-    fill(t, &lib, tb, use_color);
-    if (lib.print(tb, &text) < 0 || !text) {
+    if (!fill(t, &lib, tb, use_color) || lib.print(tb, &text) < 0 || !text) {
         print_plain(t);
     } else {
         size_t len = strlen(text);
