@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gangs get all their devices or none, none twice, in order; GPUs are those of a scripted file."""
 import os
+import shutil
 import sys
 import uuid
 
@@ -139,6 +140,7 @@ def two_clusters(c):
         check_equal(result.out, "", "output of the second")
     finally:
         other.close(failed=True)
+        shutil.rmtree(other.dir, ignore_errors=True)
     gate.open()
     c.wait(job, 0)
 

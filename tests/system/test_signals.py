@@ -14,8 +14,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from accel_test import (DEADLINE_S, check, check_equal, is_alive, main, test,  # noqa: E402
                         wait_pid_gone)
 
-# a worker that tells of each SIGINT and ends at the second, or never
-POLITE = "trap 'echo interrupted; exit 5' INT; echo up; while :; do read x < %s; done"
+# A worker that tells of each SIGINT and ends with 5 when the gate opens; one that ends by SIGTERM.
+POLITE = ("trap 'echo interrupted' INT; echo up; x=; while [ -z \"$x\" ]; do read x < %s; done; "
+          "exit 5")
 DEAF = ("trap 'echo heard' INT; trap 'echo term; exit 0' TERM; echo up; "
         "while :; do read x < %s; done")
 
@@ -26,22 +27,25 @@ def attached(c, script, *options):
     launch = c.start("launch", *options, "sh", "-c", script % gate.path)
     launch.expect("up")
     c.wait("1", running=True)
-    return launch
+    return launch, gate
 
 
 @test("Ctrl-C once: every rank gets SIGINT, the launch goes on to the end")
 def ctrl_c_once(c):
-    launch = attached(c, POLITE, "--procs", "2", "--label")
+    launch, gate = attached(c, POLITE, "--procs", "2", "--label")
+    launch.expect("up")
     launch.signal(signal.SIGINT)
+    told = {launch.expect(r"\[(\d)\] interrupted").group(1) for _ in range(2)}
+    check_equal(told, {"0", "1"}, "ranks that were interrupted")
+    gate.open(2)
     result = launch.finish()
     check_equal(result.rc, 5, str(result))
-    check("[0] interrupted" in result.out and "[1] interrupted" in result.out, "both: %s", result)
     check_equal(c.describe(1)["result"], "failed", "result")
 
 
 @test("Ctrl-C twice within two seconds: the job is cancelled")
 def ctrl_c_twice(c):
-    launch = attached(c, DEAF)
+    launch, _ = attached(c, DEAF)
     launch.signal(signal.SIGINT)
     launch.expect("heard")
     launch.signal(signal.SIGINT)
@@ -66,7 +70,7 @@ def ctrl_c_pending(c):
 
 @test("SIGTERM of accelctl cancels the job")
 def sigterm(c):
-    launch = attached(c, DEAF)
+    launch, _ = attached(c, DEAF)
     launch.signal(signal.SIGTERM)
     result = launch.finish()
     check_equal(result.rc, 130, str(result))
