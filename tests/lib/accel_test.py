@@ -583,6 +583,11 @@ def main():
     tests = [t for t in TESTS if not wanted or any(w in t[0] for w in wanted)]
     failed = 0
     print("1..%d" % len(tests), flush=True)
+    try:
+        find_programs()
+    except (Failure, OSError) as e:
+        print("Bail out! the programs cannot be found: %s" % e, flush=True)
+        sys.exit(1)
     for number, (sentence, function, how) in enumerate(tests, 1):
         began = time.monotonic()
         try:
