@@ -211,7 +211,7 @@ def events(c):
 def logs(c):
     gate = c.gate("gate")
     script = ("echo one $RANK; echo err $RANK >&2; read x < %s; echo two $RANK; "
-              "exit $((2 - ACCEL_ATTEMPT))" % gate.path)
+              "exit $((RANK == 0 ? 2 - ACCEL_ATTEMPT : 0))" % gate.path)
     job = c.submit("--procs", "2", "--max-restarts", "1", "sh", "-c", script)
     follow = c.start("logs", "-f", job)
     follow.expect(r"one 0")
