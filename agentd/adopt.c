@@ -129,6 +129,15 @@ Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct a
     return accel__v1__exit_record__unpack(&codec_memory, len, data);
 }
 
+static Accel__V1__AttemptSpec *read_spec(int dir_fd, struct attempt_id id)
+{
+    size_t len;
+    AUTO_FREE char *data = read_file(dir_fd, id, "spec", LIMIT_SHIM_FRAME_BYTES, &len);
+    return data == NULL
+               ? NULL
+               : accel__v1__attempt_spec__unpack(&codec_memory, len, (const uint8_t *)data);
+}
+
 /* ---- adoption ---- */
 
 enum adopt_phase {
@@ -317,12 +326,8 @@ static void read_ranks(struct launcher_exec *l, struct attempt *a)
 static void begin(struct adoption *ad, struct orphan *o)
 {
     struct launcher_exec *l = ad->l;
-    size_t len;
-    AUTO_FREE char *data = read_file(l->dir_fd, o->a->id, "spec", LIMIT_SHIM_FRAME_BYTES, &len);
     AUTO_STR struct str own = {0};
-    o->spec = data == NULL
-                  ? NULL
-                  : accel__v1__attempt_spec__unpack(&codec_memory, len, (const uint8_t *)data);
+    o->spec = read_spec(l->dir_fd, o->a->id);
     if (o->spec != NULL) {
         attempt_set_ranks(o->a, o->spec);
         read_ranks(l, o->a);
@@ -512,6 +517,25 @@ int launcher_exec_adopt(struct launcher *base,
     }
     free(ad.orphans);
     return 0;
+}
+
+void launcher_exec_kept(struct launcher *base,
+                        void (*kept)(void *ctx, struct attempt_id id, uint64_t era), void *ctx)
+{
+    struct launcher_exec *l = (struct launcher_exec *)base;
+    for (size_t i = 0; i < LAUNCHER_BUCKETS; i++) {
+        for (struct attempt *a = l->buckets[i]; a != NULL; a = a->next) {
+            if (a->state != ATTEMPT_ENDED) {
+                continue;
+            }
+            if (a->era == 0) {
+                Accel__V1__AttemptSpec *spec = read_spec(l->dir_fd, a->id);
+                a->era = spec != NULL ? spec->era : 0;
+                accel__v1__attempt_spec__free_unpacked(spec, NULL);
+            }
+            kept(ctx, a->id, a->era);
+        }
+    }
 }
 
 /* ---- accel-spawn ---- */

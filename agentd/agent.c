@@ -406,6 +406,13 @@ static void on_found(struct agent *a, const struct agent_event *ev, struct agent
     agent_report_ended(a, ev, t, f->record, f->shim_lost || !f->record, out);
 }
 
+/* It fences late Starts as its directory would, and waits for its Forget. */
+static void on_kept(struct agent *a, const struct agent_event *ev)
+{
+    CHECK(a->session == SESSION_CLOSED);
+    (void)job_note(a, ev->id.job_id, ev->era, ev->id.attempt);
+}
+
 void agent_on_welcomed(struct agent *a, const struct agent_event *ev, struct agent_actions *out)
 {
     EACH_ATTEMPT(a, t)
@@ -621,6 +628,7 @@ void agent_step(struct agent *a, const struct agent_event *ev, struct agent_acti
     case AGENT_EV_TICK: on_tick(a, ev, out); break;
     case AGENT_EV_NODE: agent_session_on_node(a, ev, out); break;
     case AGENT_EV_FOUND: on_found(a, ev, out); break;
+    case AGENT_EV_KEPT: on_kept(a, ev); break;
     case AGENT_EV_SESSION_OPEN: agent_session_on_open(a, ev, out); break;
     case AGENT_EV_SESSION_LOST: agent_session_on_lost(a, ev); break;
     case AGENT_EV_DOWN: agent_session_on_down(a, ev, out); break;

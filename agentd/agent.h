@@ -37,6 +37,8 @@ enum agent_event_type {
     AGENT_EV_TICK,         /* the deadline passed */
     AGENT_EV_NODE,         /* node description changed (devices): node. Before the first session */
     AGENT_EV_FOUND,        /* adoption, before the first session: found */
+    AGENT_EV_KEPT,         /* adoption, before the first session, after FOUND: the directory of this
+                            * ended attempt is here: id, era */
     AGENT_EV_SESSION_OPEN, /* connected: the core sends Hello */
     AGENT_EV_SESSION_LOST,
     AGENT_EV_DOWN,           /* down: Welcome, Start, Stop, SignalRanks, ReportAck, Forget, Bye; the
@@ -59,6 +61,7 @@ struct agent_event {
     const Accel__V1__ShimStarted *started;
     const Accel__V1__RankExit *exit;
     const Accel__V1__ExitRecord *record;
+    uint64_t era; /* 0: not known */
     uint32_t master_port;
     bool shim_lost, exists;
     const char *text;

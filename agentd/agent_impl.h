@@ -19,7 +19,8 @@ struct attempt_key { /* without padding: it is hashed as bytes */
     uint64_t job_id, attempt;
 };
 
-/* The highest attempt seen of a job: a late Start is refused by it. Leaves with Forget. */
+/* The highest attempt seen of a job: a late Start is refused by it. Leaves with Forget; Hello names
+ * those that wait for it, as a Forget may have been lost with its session. */
 struct job_seen {
     uint64_t job_id, era;
     uint32_t attempt;

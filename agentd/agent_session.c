@@ -214,6 +214,19 @@ static void add_statuses(const struct agent *a, Accel__V1__Hello *hello, struct 
     CHECK(hello->n_attempts == count);
 }
 
+/* In order of insertion: at the cap the later ones wait until those before them are forgotten. Not
+ * those of another era: a coordinator with an older or an empty store does not know them, and would
+ * have their output removed. */
+static void add_kept(const struct agent *a, Accel__V1__Hello *hello, struct arena *arena)
+{
+    size_t cap = MIN((size_t)HASH_COUNT(a->jobs), (size_t)LIMIT_KEPT_JOBS);
+    hello->kept_jobs = ARENA_ARRAY(arena, uint64_t, cap + 1);
+    for (const struct job_seen *j = a->jobs; j && hello->n_kept_jobs < cap; j = j->hh.next) {
+        if (j->known == 0 && j->era == a->seen_era)
+            hello->kept_jobs[hello->n_kept_jobs++] = j->job_id;
+    }
+}
+
 void agent_session_on_open(struct agent *a, const struct agent_event *ev, struct agent_actions *out)
 {
     CHECK(a->session == SESSION_CLOSED); /* one at a time: the shell tells the loss first */
@@ -229,6 +242,7 @@ void agent_session_on_open(struct agent *a, const struct agent_event *ev, struct
     hello.era = a->seen_era;
     hello.epoch = a->seen_epoch;
     add_statuses(a, &hello, &out->arena);
+    add_kept(a, &hello, &out->arena);
     up.body_case = ACCEL__V1__AGENT_UP__BODY_HELLO;
     up.hello = &hello;
     send_up(a, &up, out);

@@ -95,6 +95,11 @@ int launcher_exec_adopt(struct launcher *l,
                         void (*found)(void *ctx, const struct launcher_found *f), void *ctx,
                         struct accel_error *err);
 
+/* After launcher_exec_adopt(): calls kept() for each directory of an ended attempt, which only
+ * forget() takes away. era 0: it cannot be read. Blocks for one small file each. */
+void launcher_exec_kept(struct launcher *l,
+                        void (*kept)(void *ctx, struct attempt_id id, uint64_t era), void *ctx);
+
 /* --- launcher_fake: everything is decided by who drives it (simulator, tests) --- */
 struct launcher_fake_ops {
     void (*on_launch)(void *world, struct launcher *l, const Accel__V1__AttemptSpec *spec);

@@ -440,6 +440,11 @@ static void on_found(void *ctx, const struct launcher_found *f)
     step(s, &(struct agent_event){.type = AGENT_EV_FOUND, .id = f->id, .found = f});
 }
 
+static void on_kept(void *ctx, struct attempt_id id, uint64_t era)
+{
+    step(ctx, &(struct agent_event){.type = AGENT_EV_KEPT, .id = id, .era = era});
+}
+
 /* ---- devices ---- */
 
 static void tell_node(struct shell *s)
@@ -540,6 +545,8 @@ int shell_create(const struct shell_config *config, void (*on_end)(void *ctx, in
     if (r == 0) {
         tell_node(s);
         r = launcher_exec_adopt(s->launcher, on_found, s, err);
+        if (r == 0)
+            launcher_exec_kept(s->launcher, on_kept, s);
     }
     if (r < 0) {
         shell_destroy(s);

@@ -29,6 +29,8 @@
 /* attempts of one job kept in memory and store; the oldest but the first go */
 #define LIMIT_ATTEMPTS_KEPT 20u
 #define LIMIT_EVENTS 10000u /* events kept; the oldest go */
+/* job ids in one Hello that wait for Forget; the others come when these are forgotten */
+#define LIMIT_KEPT_JOBS 100000u
 #define LIMIT_REQUEST_ID_BYTES 16u /* exactly; else refused */
 /* a retry within this gets the first answer */
 #define LIMIT_REQUEST_KEEP_MS (7ll * 24 * 3600 * 1000)

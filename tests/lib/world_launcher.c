@@ -464,4 +464,10 @@ void attempts_adopt(struct world_node *n)
         if (!a->is_acked)
             adopt(a);
     }
+    TAILQ_FOREACH(a, &n->attempts, link)
+    {
+        if (a->state == ATTEMPT_ENDED)
+            node_step(n, &(struct agent_event){
+                             .type = AGENT_EV_KEPT, .id = a->id, .era = a->spec->era});
+    }
 }

@@ -803,6 +803,70 @@ static void test_adoption(void **state)
 
 /* ---- the daemon itself ---- */
 
+static void forget(uint64_t job)
+{
+    Accel__V1__CoordDown msg = ACCEL__V1__COORD_DOWN__INIT;
+    Accel__V1__Forget body = ACCEL__V1__FORGET__INIT;
+    body.job_id = job;
+    msg.body_case = ACCEL__V1__COORD_DOWN__BODY_FORGET;
+    msg.forget = &body;
+    down(&msg);
+}
+
+static void expect_kept(const uint64_t *jobs, size_t count)
+{
+    Accel__V1__AgentUp *up = sent_up();
+    assert_int_equal(up->body_case, ACCEL__V1__AGENT_UP__BODY_HELLO);
+    assert_int_equal(up->hello->n_kept_jobs, count);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(up->hello->kept_jobs[i], jobs[i]);
+    accel__v1__agent_up__free_unpacked(up, NULL);
+}
+
+/* Hello names what waits for its Forget: what was found, and what ended here and is acknowledged;
+ * not what lives, what waits for its acknowledgement, what is forgotten, or another era's. */
+static void test_kept_jobs(void **state)
+{
+    struct agent_event kept = {.type = AGENT_EV_KEPT, .era = 1};
+    (void)state;
+    begin(0);
+    node(1);
+    for (uint32_t i = 0; i < 3; i++) {
+        kept.id = (struct attempt_id){i < 2 ? 30 : 10, i + 1};
+        step(&kept);
+    }
+    kept.id = (struct attempt_id){7, 1};
+    kept.era = 9;
+    step(&kept);
+    session_open();
+    expect_kept((uint64_t[]){30, 10}, 2);
+    welcome(1, 4);
+    start(1, 30, 2, 1); /* the second attempt was here */
+    Accel__V1__AgentUp *up = sent_up();
+    assert_string_equal(up->report->ended->text, "attempt 2 of job 30 was here already");
+    accel__v1__agent_up__free_unpacked(up, NULL);
+    start(1, 30, 3, 1);
+    start(1, 40, 1, 1);
+    started(40, 1, 1);
+    session_lost();
+    session_open();
+    expect_kept((uint64_t[]){10}, 1);
+    welcome(1, 4);
+    exited(40, 1, rank_exit(0, 0, 0, false));
+    gone(40, 1, 0, false);
+    session_lost();
+    session_open();
+    expect_kept((uint64_t[]){10}, 1);
+    welcome(1, 4);
+    ack(3);
+    forget(10);
+    session_lost();
+    session_open();
+    expect_kept((uint64_t[]){40}, 1);
+    str_clear(&s.trace.text);
+    end("");
+}
+
 static void test_idle_exit(void **state)
 {
     (void)state;
@@ -880,6 +944,7 @@ int main(void)
         cmocka_unit_test(test_shim_lost),
         cmocka_unit_test(test_unknown_attempts),
         cmocka_unit_test(test_adoption),
+        cmocka_unit_test(test_kept_jobs),
         cmocka_unit_test(test_idle_exit),
         cmocka_unit_test(test_devices_change),
         cmocka_unit_test(test_tables),
