@@ -362,6 +362,8 @@ static void attempt_on_cut(struct launcher_exec *l, struct attempt *a)
         a->is_cut = true; /* accel-spawn's answer says why */
     } else if (a->state == ATTEMPT_LAUNCHING || a->state == ATTEMPT_LIVE) {
         attempt_detach(l, a);
+    } else if (a->state == ATTEMPT_DETACHED && a->is_stop_asked) {
+        attempt_sweep(l, a);
     }
 }
 
@@ -662,7 +664,7 @@ static int exec_launch(struct launcher *base, const Accel__V1__AttemptSpec *spec
         a = attempt_add(l, id, ATTEMPT_LAUNCHING);
     }
     a->state = ATTEMPT_LAUNCHING;
-    a->is_forked = a->is_cut = a->is_started = a->is_watched = false;
+    a->is_forked = a->is_cut = a->is_started = a->is_watched = a->is_stop_asked = false;
     attempt_set_ranks(a, spec);
     int r = attempt_connect(l, a, fds[0]);
     if (r < 0) {
@@ -688,12 +690,18 @@ static struct attempt *reachable(struct launcher_exec *l, struct attempt_id id)
 static void exec_stop(struct launcher *base, struct attempt_id id, uint64_t grace_ms,
                       uint32_t cause)
 {
-    struct attempt *a = reachable((struct launcher_exec *)base, id);
+    struct launcher_exec *l = (struct launcher_exec *)base;
+    struct attempt *a = attempt_find(l, id);
     Accel__V1__ShimDown down = ACCEL__V1__SHIM_DOWN__INIT;
     Accel__V1__ShimStop stop = ACCEL__V1__SHIM_STOP__INIT;
-    if (a == NULL) {
+    if (a != NULL && a->state == ATTEMPT_DETACHED && a->wire == NULL) {
+        attempt_sweep(l, a); /* a shim that does not listen must not keep the job alive */
         return;
     }
+    if (a == NULL || a->wire == NULL) {
+        return;
+    }
+    a->is_stop_asked = true;
     stop.grace_ms = grace_ms;
     stop.cause = cause;
     down.body_case = ACCEL__V1__SHIM_DOWN__BODY_STOP;

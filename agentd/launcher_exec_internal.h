@@ -55,6 +55,7 @@ struct attempt {
     bool is_cut;        /* the connection ended before FORKED came */
     bool is_started;    /* on_started was called, or an earlier acceld had it */
     bool is_watched;
+    bool is_stop_asked; /* by the coordinator; then a shim that refuses us does not protect it */
     bool is_adopting; /* launcher_exec_adopt waits for SWEPT: no on_gone then */
     uint64_t era;
     pid_t shim_pid;
