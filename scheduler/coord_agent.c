@@ -11,6 +11,10 @@ static const char *const state_names[] = {"OPENING", "LIVE", "CLOSED"};
 static const char *const event_names[] = {"HELLO", "MESSAGE", "REPLACED", "LOST"};
 static const char *const effect_names[] = {"bind node", "take message", "end call", "tell node"};
 
+/* Eras are numbers of the store, which are signed, and one may be followed by many. They begin at
+ * the time in ms. */
+#define ERA_MAX (1ull << 62)
+
 enum session_effect {
     EFFECT_BIND = 1 << 0,
     EFFECT_TAKE = 1 << 1,
@@ -310,6 +314,30 @@ static void session_refuse(struct coord *c, struct call *session, int code, cons
 static void session_apply(struct coord *c, struct call *session, enum session_event ev,
                           const Accel__V1__AgentUp *up);
 
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static const char *devices_problem(Accel__V1__Device *const *devices, size_t count)
+{
+    const char *problem = NULL;
+
+    if (count > LIMIT_PROCS_PER_NODE * 2)
+        return "the node has too many devices";
+    AUTO_FREE const char **names = xcalloc(count, sizeof(*names));
+    for (size_t i = 0; i < count; i++) {
+        names[i] = devices[i]->id;
+        if (!*names[i] || strlen(names[i]) > 128 || strpbrk(names[i], ", \n"))
+            return "a device's name is not valid";
+    }
+    qsort(names, count, sizeof(*names), compare_names);
+    for (size_t i = 1; i < count; i++)
+        if (!strcmp(names[i - 1], names[i]))
+            problem = "two devices have the same name";
+    return problem;
+}
+
 static const char *hello_problem(const struct coord *c, const Accel__V1__Hello *h,
                                  const struct node *n)
 {
@@ -317,22 +345,21 @@ static const char *hello_problem(const struct coord *c, const Accel__V1__Hello *
 
     if (!d || !is_valid_name(d->name))
         return "the node's name is not valid";
-    if (d->n_devices > LIMIT_PROCS_PER_NODE * 2)
-        return "the node has too many devices";
-    for (size_t i = 0; i < d->n_devices; i++) {
-        const char *id = d->devices[i]->id;
-        if (!*id || strlen(id) > 128 || strpbrk(id, ", \n"))
-            return "a device's name is not valid";
-        for (size_t k = 0; k < i; k++)
-            if (!strcmp(d->devices[k]->id, id))
-                return "two devices have the same name";
-    }
+    if (h->era > c->era && h->era >= ERA_MAX)
+        return "no coordinator has had the era that the node names";
     if (n && n->machine_id && h->machine_id[0] && strcmp(n->machine_id, h->machine_id) &&
         n->session)
         return "another machine of that name is connected";
     if (n && n->session && d->incarnation < n->incarnation)
         return "a newer acceld of that node is connected";
-    return NULL;
+    return devices_problem(d->devices, d->n_devices);
+}
+
+static const char *message_problem(const Accel__V1__AgentUp *up)
+{
+    return up->body_case == ACCEL__V1__AGENT_UP__BODY_BEAT
+               ? devices_problem(up->beat->devices, up->beat->n_devices)
+               : NULL;
 }
 
 /* An agent that has obeyed more than our store knows proves that it was rolled back (a backup was
@@ -384,6 +411,18 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
     node_resume_parked(c, n);
 }
 
+/* The agent has said what cannot be. */
+static void session_break(struct coord *c, struct call *session, const char *why)
+{
+    struct node *n = session->node;
+
+    if (n)
+        n->session = NULL;
+    session_refuse(c, session, ACCEL_EPROTO, why);
+    if (n)
+        node_apply(c, n, NODE_EV_SESSION_LOST);
+}
+
 static void session_apply(struct coord *c, struct call *session, enum session_event ev,
                           const Accel__V1__AgentUp *up)
 {
@@ -392,13 +431,11 @@ static void session_apply(struct coord *c, struct call *session, enum session_ev
 
     if (row->kind == LIFECYCLE_IGNORE)
         return;
-    if (row->kind == LIFECYCLE_REFUSE) {
-        struct node *n = session->node;
-        if (n)
-            n->session = NULL;
-        session_refuse(c, session, ACCEL_EPROTO, row->why);
-        if (n)
-            node_apply(c, n, NODE_EV_SESSION_LOST);
+    const char *why = row->kind == LIFECYCLE_REFUSE ? row->why
+                      : ev == SESSION_EV_MESSAGE    ? message_problem(up)
+                                                    : NULL;
+    if (why) {
+        session_break(c, session, why);
         return;
     }
     if (ev == SESSION_EV_HELLO) {
