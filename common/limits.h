@@ -34,6 +34,7 @@
 #define LIMIT_REQUEST_ID_BYTES 16u /* exactly; else refused */
 /* a retry within this gets the first answer */
 #define LIMIT_REQUEST_KEEP_MS (7ll * 24 * 3600 * 1000)
+#define LIMIT_REQUESTS 100000u /* first answers kept; the oldest go */
 #define LIMIT_LIST_JOBS 20000u /* per List answer; then `more` */
 
 /* --- wire --- */
@@ -82,6 +83,7 @@
 #define LIMIT_FREE_RESTARTS 100u
 /* agent messages held while the store cannot write; then the session is closed */
 #define LIMIT_DEFERRED_MESSAGES 65536u
+#define LIMIT_DEFERRED_BYTES (64u << 20) /* the same, by size */
 #define LIMIT_SEQ_RESERVE 100000u /* event numbers reserved per meta row write */
 #define LIMIT_STORE_WAL_IDLE_PAGES 1000u /* of 4 KiB: written back when no commit waits */
 /* never idle: a commit itself writes back above this (32 MiB) */

@@ -166,14 +166,34 @@ static void report_started(struct coord *c, struct node *n, const Accel__V1__Att
         job_apply(c, a->job, JOB_EV_STARTED, NULL);
 }
 
+/* --- strays: fenced attempts that still have processes; what they hold is not free --- */
+
+static void stray_add(struct node *n, const Accel__V1__AttemptRef *ref)
+{
+    n->strays = xrealloc(n->strays, (n->stray_count + 1) * sizeof(*n->strays));
+    n->strays[n->stray_count++] = (struct stray){ref->era, ref->job_id, ref->attempt};
+}
+
+static void stray_gone(struct coord *c, struct node *n, const Accel__V1__AttemptRef *ref)
+{
+    for (size_t i = 0; ref && i < n->stray_count; i++) {
+        const struct stray *s = &n->strays[i];
+        if (s->era != ref->era || s->job_id != ref->job_id || s->attempt != ref->attempt)
+            continue;
+        n->strays[i] = n->strays[--n->stray_count];
+        c->needs_placing = true;
+        return;
+    }
+}
+
 static void report_ended(struct coord *c, struct node *n, const Accel__V1__AttemptEnded *m)
 {
     struct share *s = share_of_ref(c, n, m->ref);
 
-    if (!s && n->strays > 0 && !m->never_started && --n->strays == 0)
-        c->needs_placing = true;
-    if (!s)
+    if (!s) {
+        stray_gone(c, n, m->ref);
         return;
+    }
     struct attempt *a = s->attempt;
     ranks_take(s, m->ranks, m->n_ranks);
     /* The first failing rank of the gang is the one that was reaped first: receive time minus age,
@@ -276,18 +296,34 @@ static void settle_node(struct coord *c, struct node *n, const Accel__V1__Hello 
 {
     struct share *s, *next;
 
-    n->strays = 0;
+    n->stray_count = 0;
     for (size_t i = 0; i < h->n_attempts; i++) {
         const Accel__V1__AttemptRef *ref = h->attempts[i]->ref;
         /* One that has exited is only waiting for its report to be acknowledged. */
         if (!ref || share_of_ref(c, n, ref) || !strcmp(h->attempts[i]->state, "EXITED"))
             continue;
-        n->strays++; /* until its end is reported: what it holds is not free */
+        stray_add(n, ref); /* until its end is reported */
         send_fence(c, n, ref);
     }
     for (s = LIST_FIRST(&n->shares); s; s = next) {
         next = LIST_NEXT(s, on_node);
         settle_share(c, s, h, is_same);
+    }
+}
+
+/* Directories of jobs that left our history while the node was away. A node that last obeyed another
+ * store keeps what it has: that store's people may still want it. */
+static void forget_unknown(struct coord *c, struct node *n, const Accel__V1__Hello *h)
+{
+    Accel__V1__Forget forget = ACCEL__V1__FORGET__INIT;
+    Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
+
+    down.body_case = ACCEL__V1__COORD_DOWN__BODY_FORGET;
+    down.forget = &forget;
+    for (size_t i = 0; h->era == c->era && i < h->n_kept_jobs; i++) {
+        forget.job_id = h->kept_jobs[i];
+        if (!job_find(c, forget.job_id))
+            node_send(c, n, &down);
     }
 }
 
@@ -408,6 +444,7 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
     node_set_devices(c, n, h->node->devices, h->node->n_devices);
     node_apply(c, n, NODE_EV_HELLO);
     settle_node(c, n, h, is_same);
+    forget_unknown(c, n, h);
     node_resume_parked(c, n);
 }
 

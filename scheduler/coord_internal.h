@@ -136,6 +136,11 @@ struct device {
     struct attempt *holder;
 };
 
+struct stray { /* a fenced attempt that still has processes on the node */
+    uint64_t era, job_id;
+    uint32_t attempt;
+};
+
 struct node {
     char name[LIMIT_NAME_BYTES + 1];
     char *machine_id, *address, *version, *isolation;
@@ -150,8 +155,8 @@ struct node {
     struct call *session; /* NULL: none */
     struct timer grace;   /* session grace, in coord.timers */
     LIST_HEAD(, share) shares;
-    uint32_t
-        strays; /* fenced attempts that still have processes there: nothing is placed meanwhile */
+    struct stray *strays; /* while there are any, nothing is placed there */
+    size_t stray_count;
     LIST_HEAD(, call) calls; /* reads and inputs it owes an answer for */
     TAILQ_ENTRY(node) dirty;
     UT_hash_handle hh;
@@ -219,6 +224,8 @@ struct request { /* first answers of mutating calls */
     UT_hash_handle hh;
 };
 
+TAILQ_HEAD(request_list, request);
+
 struct coord {
     struct coord_config config;
     uint64_t era, epoch, loaded_epoch, seq_next, seq_reserved, job_id_next, environment_id_next;
@@ -242,7 +249,7 @@ struct coord {
     uint32_t user_calls; /* of kinds other than CALL_SESSION */
     LIST_HEAD(, call) event_calls;
     struct request *requests;
-    TAILQ_HEAD(, request) requests_by_age;
+    struct request_list requests_by_age;
     struct heap timers; /* job.limit and node.grace */
     struct timer prune_timer;
 

@@ -27,7 +27,13 @@ static struct request *request_new(struct coord *c, const uint8_t *id, const cha
     r->reply = xmemdup(reply, len ? len : 1);
     r->reply_len = len;
     HASH_ADD(hh, c->requests, id, sizeof(r->id), r);
-    TAILQ_INSERT_TAIL(&c->requests_by_age, r, by_age);
+    struct request *older = TAILQ_LAST(&c->requests_by_age, request_list);
+    while (older && older->created_ms > created_ms) /* only while loading: rows come by id */
+        older = TAILQ_PREV(older, request_list, by_age);
+    if (older)
+        TAILQ_INSERT_AFTER(&c->requests_by_age, older, r, by_age);
+    else
+        TAILQ_INSERT_HEAD(&c->requests_by_age, r, by_age);
     return r;
 }
 
@@ -44,7 +50,8 @@ static void requests_expire(struct coord *c)
     struct request *r;
 
     while ((r = TAILQ_FIRST(&c->requests_by_age)) &&
-           c->wall_ms - r->created_ms > LIMIT_REQUEST_KEEP_MS) {
+           (c->wall_ms - r->created_ms > LIMIT_REQUEST_KEEP_MS ||
+            HASH_CNT(hh, c->requests) > LIMIT_REQUESTS)) {
         struct record *rec = mark_loose(c, RECORD_REQUEST);
         rec->is_delete = true;
         rec->u.request.id.data = arena_dup(&c->loose_arena, r->id, sizeof(r->id));
@@ -201,17 +208,36 @@ static bool list_wants(const Accel__V1__ListRequest *rq, const struct coord_even
 
     if (!rq->all_users && j->uid != ev->who->uid)
         return false;
-    if (rq->n_ids) {
-        for (size_t i = 0; i < rq->n_ids; i++)
-            if (rq->ids[i] == j->id)
-                return true;
-        return false;
-    }
     for (size_t i = 0; i < rq->n_states; i++)
         by_state |= rq->states[i] == job_state_to_proto(j->state);
     if (!by_state)
         return false;
     return rq->all_states || rq->n_states || job_is_live(j);
+}
+
+/* True when the list is short enough to be gone through. */
+static bool count_allowed(struct coord *c, const struct coord_event *ev, size_t count,
+                          const char *what)
+{
+    if (count <= LIMIT_LIST_JOBS)
+        return true;
+    out_fail(c, ev->call, ACCEL_EFULL, "%zu %s in one request\nwhy: the limit is %u", count, what,
+             LIMIT_LIST_JOBS);
+    return false;
+}
+
+static void list_named(struct coord *c, const struct coord_event *ev,
+                       const Accel__V1__ListRequest *rq)
+{
+    Accel__V1__ListReply reply = ACCEL__V1__LIST_REPLY__INIT;
+
+    reply.jobs = ARENA_ARRAY(&c->out->arena, Accel__V1__Job *, rq->n_ids);
+    for (size_t i = 0; i < rq->n_ids; i++) {
+        const struct job *j = job_find(c, rq->ids[i]);
+        if (j && (rq->all_users || j->uid == ev->who->uid))
+            reply.jobs[reply.n_jobs++] = view_job(c, j, false, false);
+    }
+    out_end(c, ev->call, &reply.base);
 }
 
 void call_list(struct coord *c, const struct coord_event *ev)
@@ -220,6 +246,13 @@ void call_list(struct coord *c, const struct coord_event *ev)
     Accel__V1__ListReply reply = ACCEL__V1__LIST_REPLY__INIT;
     size_t limit = rq->limit && rq->limit < LIMIT_LIST_JOBS ? rq->limit : LIMIT_LIST_JOBS;
     size_t i = rq->after_id ? job_lower_bound(c, rq->after_id + 1) : 0;
+
+    if (!count_allowed(c, ev, rq->n_ids, "job ids"))
+        return;
+    if (rq->n_ids) {
+        list_named(c, ev, rq);
+        return;
+    }
 
     reply.jobs = ARENA_ARRAY(&c->out->arena, Accel__V1__Job *, MIN(limit, c->job_count - i) + 1);
     for (; i < c->job_count; i++) {
@@ -292,6 +325,13 @@ void call_nodes(struct coord *c, const struct coord_event *ev)
     const Accel__V1__NodesRequest *rq = (const Accel__V1__NodesRequest *)ev->msg;
     Accel__V1__NodesReply reply = ACCEL__V1__NODES_REPLY__INIT;
 
+    if (rq->n_names > coord_nodes_known(c)) { /* one of them is unknown, or named twice */
+        out_fail(c, ev->call, ACCEL_EINVAL,
+                 "%zu names, but %u nodes are known\ntry: accelctl nodes", rq->n_names,
+                 coord_nodes_known(c));
+        return;
+    }
+
     reply.nodes =
         ARENA_ARRAY(&c->out->arena, Accel__V1__Node *, coord_nodes_known(c) + rq->n_names + 1);
     for (size_t i = 0; i < rq->n_names; i++) {
@@ -344,7 +384,8 @@ void call_cancel(struct coord *c, const struct coord_event *ev)
     Accel__V1__CancelReply reply = ACCEL__V1__CANCEL_REPLY__INIT;
     struct arena *a = &c->out->arena;
 
-    if (request_answered(c, ev, rq->request_id, "Cancel"))
+    if (request_answered(c, ev, rq->request_id, "Cancel") ||
+        !count_allowed(c, ev, rq->n_job_ids, "job ids"))
         return;
     reply.jobs = ARENA_ARRAY(a, Accel__V1__CancelReply__One *,
                              rq->n_job_ids + (rq->all_mine ? c->job_count : 0) + 1);

@@ -420,8 +420,10 @@ static void run_effects(struct coord *c, struct job *j, const struct lifecycle_r
 {
     uint32_t fx = row->effects;
 
-    if (fx & EFFECT_DEQUEUE)
+    if (fx & EFFECT_DEQUEUE) {
         TAILQ_REMOVE(&c->pending, j, queue);
+        c->needs_placing |= !(fx & EFFECT_START); /* it may have held up those behind it */
+    }
     if (fx & EFFECT_INTEND)
         effect_intend(c, j, ev);
     if (fx & EFFECT_START)

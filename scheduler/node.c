@@ -128,6 +128,7 @@ void node_free(struct coord *c, struct node *n)
     free(n->address);
     free(n->version);
     free(n->isolation);
+    free(n->strays);
     free(n);
 }
 

@@ -58,9 +58,10 @@ static bool can_carry_now(const struct job *j, const struct node *n)
 {
     struct need need = need_on(j, n);
 
-    return n->state == NODE_READY && n->strays == 0 &&
+    return n->state == NODE_READY && n->stray_count == 0 &&
            count_devices(n, need.kind, true) >= need.devices &&
-           (j->memory_bytes == 0 || n->memory_used + j->memory_bytes <= n->memory_bytes);
+           (j->memory_bytes == 0 ||
+            j->memory_bytes <= n->memory_bytes - MIN(n->memory_used, n->memory_bytes));
 }
 
 static void share_fill(struct share *s, struct node *n, const struct need *need)
@@ -228,7 +229,7 @@ int place_feasible(const struct coord *c, const struct job *j, struct accel_erro
 void place_say_why(const struct coord *c, const struct job *j, char *text, size_t size)
 {
     bool possible;
-    const struct job *head = TAILQ_FIRST(&c->pending);
+    const struct job *head;
 
     if (!c->nodes || coord_nodes_ready(c) == 0) {
         snprintf(text, size, "no node is ready");
@@ -240,7 +241,12 @@ void place_say_why(const struct coord *c, const struct job *j, char *text, size_
         snprintf(text, size, "no node can ever run it: %s", exists);
         return;
     }
-    if (head != j) {
+    TAILQ_FOREACH(head, &c->pending, queue) /* those that can never run hold nobody up */
+    {
+        if (head == j || find_node(c, head, &possible) || possible)
+            break;
+    }
+    if (head && head != j) {
         snprintf(text, size, "waits behind job %llu", (unsigned long long)head->id);
         return;
     }

@@ -33,7 +33,6 @@ static void shell_flush(struct shell *s);
 static void release_outputs(struct shell *s, struct coord_batch *b)
 {
     CHECK(b->record_count == 0 || b->is_durable); /* the order contract */
-    CHECK(!s->is_stale);
     for (size_t i = 0; i < b->output_count; i++) {
         const struct coord_output *o = &b->outputs[i];
         if (o->is_end)
@@ -64,8 +63,12 @@ static void maybe_finish_stop(struct shell *s);
 /* Steps taken while a commit runs share the next one. */
 static void shell_flush(struct shell *s)
 {
-    if (s->committing || s->is_stale)
+    if (s->is_flushed)
         return;
+    if (s->committing) {
+        maybe_finish_stop(s);
+        return;
+    }
     coord_collect(s->core, s->open);
     struct coord_batch *b = s->open;
     if (b->record_count == 0) {
@@ -110,10 +113,16 @@ static void step_call(struct shell *s, enum rpc_event_type type, uint64_t call,
 static void defer(struct shell *s, const struct rpc_event *ev)
 {
     size_t len = ev->msg ? protobuf_c_message_get_packed_size(ev->msg) : 0;
+    bool is_full = s->deferred_count >= LIMIT_DEFERRED_MESSAGES ||
+                   s->deferred_bytes + len > LIMIT_DEFERRED_BYTES;
 
-    if (s->deferred_count >= LIMIT_DEFERRED_MESSAGES && ev->type == RPC_MESSAGE) {
+    if (is_full && ev->type == RPC_MESSAGE) {
+        struct rpc_event closed = *ev;
         rpc_server_end(s->server, ev->call, NULL, 0, ACCEL_EUNAVAIL,
                        "the store cannot write; come back later");
+        closed.type = RPC_CLOSED; /* the transport says no more of a call that we have ended */
+        closed.msg = NULL;
+        defer(s, &closed);
         return;
     }
     struct deferred *d = xcalloc(1, sizeof(*d) + len + 1);
@@ -128,6 +137,7 @@ static void defer(struct shell *s, const struct rpc_event *ev)
     *s->deferred_tail = d;
     s->deferred_tail = &d->next;
     s->deferred_count++;
+    s->deferred_bytes += len;
 }
 
 static void replay_deferred(struct shell *s)
@@ -137,6 +147,7 @@ static void replay_deferred(struct shell *s)
     s->deferred_head = NULL;
     s->deferred_tail = &s->deferred_head;
     s->deferred_count = 0;
+    s->deferred_bytes = 0;
     while (d) {
         struct deferred *next = d->next;
         ProtobufCMessage *msg =
@@ -153,9 +164,11 @@ static void replay_deferred(struct shell *s)
 
 void shell_on_call(struct shell *s, const struct rpc_event *ev)
 {
-    bool is_user_open = ev->type == RPC_OPEN && ev->method->id != COORD_SESSION;
-
-    if (s->failing.code && is_user_open)
+    /* From here on nothing is decided: what closing connections would mean is for the next start.
+     */
+    if (s->is_flushed)
+        return;
+    if (s->failing.code && ev->type == RPC_OPEN)
         rpc_server_end(s->server, ev->call, NULL, 0, ACCEL_EUNAVAIL, s->failing.text);
     else if (s->failing.code)
         defer(s, ev);
@@ -169,6 +182,10 @@ static void on_committed(void *ctx)
     struct coord_batch *b = s->committing;
 
     s->committing = NULL;
+    if (s->is_flushed) { /* the server is going: nobody is left to be told */
+        coord_batch_reset(b);
+        return;
+    }
     b->is_durable = true;
     release_outputs(s, b);
     if (s->failing.code) {
@@ -189,6 +206,7 @@ static void on_commit_failing(void *ctx, const struct accel_error *err)
               "the coordinator cannot write its store now: %.300s\ntry: free the cause; what"
               " was accepted before is kept, and running work goes on",
               err->text);
+    maybe_finish_stop(s); /* a store that cannot write is not waited for */
 }
 
 static void on_stale(void *ctx, const struct accel_error *err)
@@ -215,6 +233,8 @@ static void on_deadline(void *ctx, int64_t late_ms)
     struct coord_event ev = {.type = COORD_EV_TICK};
 
     (void)late_ms;
+    if (s->is_flushed)
+        return;
     if (s->failing.code) {
         loop_timer_set(&s->deadline, clock_mono_ms() + LIMIT_STORE_RETRY_MIN_MS);
         return;
@@ -339,8 +359,7 @@ static void on_server_stopped(void *ctx)
     store_thread_stop(s->thread, on_store_stopped, s);
 }
 
-/* The server goes when nothing is left to be committed or said; a store that cannot write is not
- * waited for. */
+/* The server goes when nothing is left to be committed or said. */
 static void maybe_finish_stop(struct shell *s)
 {
     if (!s->is_stopping || s->is_flushed)

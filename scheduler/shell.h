@@ -38,9 +38,11 @@ struct shell {
     struct accel_error failing; /* code != 0: the store cannot write */
     struct deferred *deferred_head, **deferred_tail;
     uint32_t deferred_count, admin_calls;
+    size_t deferred_bytes;
     int64_t start_wall_ms;
-    bool is_stopping, is_flushed;
-    bool is_stale; /* a higher epoch wrote the store */
+    bool is_stopping;
+    bool is_flushed; /* stopping, and nothing is stepped or said any more */
+    bool is_stale;   /* a higher epoch wrote the store */
     int exit_status;
 };
 

@@ -63,6 +63,9 @@ static int check_numbers(const Accel__V1__JobSpec *s, struct accel_error *err)
                          LIMIT_RESTARTS);
     if ((uint32_t)s->device_kind > ACCEL__V1__DEVICE_KIND__DEVICE_GPU)
         return error_set(err, ACCEL_EINVAL, "unknown device kind %d", (int)s->device_kind);
+    if (s->memory_bytes > INT64_MAX)
+        return error_set(err, ACCEL_EINVAL, "%llu bytes of memory",
+                         (unsigned long long)s->memory_bytes);
     if (s->time_limit_ms > INT64_MAX / 4 || s->stop_grace_ms > INT64_MAX / 4)
         return error_set(err, ACCEL_EINVAL, "a time of %llu ms",
                          (unsigned long long)s->time_limit_ms);

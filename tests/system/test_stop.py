@@ -1,0 +1,97 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Planned stops of the coordinator, and what waits behind a job that goes: nobody attached is hurt."""
+
+import os
+import signal
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+
+from accel_test import Background, check, check_equal, main, test, wait_pid_gone  # noqa: E402
+
+
+def stop_coordinator(c):
+    """SIGTERM, as a unit does it; the next command starts another one."""
+    pid = c.coordinator()
+    os.kill(pid, signal.SIGTERM)
+    wait_pid_gone(pid, what="the coordinator")
+    with open(c.state("coordinator.log")) as f:
+        log = f.read()
+    check("Segmentation" not in log and "check failed" not in log, "a clean end: %s", log)
+
+
+@test("SIGTERM to the coordinator with commands attached: they go on under the next one")
+def attached(c):
+    gate = c.gate("gate")
+    launch = c.start("launch", "sh", "-c", "echo ready; read x < %s; echo done; exit 4" % gate.path)
+    launch.expect("ready")
+    events = c.start("events", "-w")
+    events.expect("attempt.running")
+    stop_coordinator(c)
+    c.ok("ps")
+    gate.open()
+    result = launch.finish()
+    check_equal((result.rc, result.out), (4, "ready\ndone\n"), str(result))
+    events.signal(signal.SIGTERM)
+    events.finish()
+    check_equal(len(c.describe(1)["attempts"]), 1, "attempts")
+    c.counts_starts = False
+
+
+@test("a planned stop does not cancel what ends with its owner")
+def owned(c):
+    gate = c.gate("gate")
+    launch = c.start("launch", "--kill-on-disconnect", "sh", "-c",
+                     "echo ready; read x < %s" % gate.path)
+    launch.expect("ready")
+    stop_coordinator(c)
+    c.ok("ps")
+    check_equal(c.describe(1)["state"].lower(), "running", "state")
+    gate.open()
+    check_equal(launch.finish().rc, 0, "exit code")
+    c.counts_starts = False
+
+
+@test("a job that is cancelled while it waits lets those behind it go")
+def behind(c):
+    gate = c.gate("gate")
+    first = c.submit("sh", "-c", "read x < %s" % gate.path)
+    c.wait(first, running=True)
+    slots = sum(d["kind"] == "cpu" for d in c.ok("nodes", "-o", "json").json()["items"][0]["devices"])
+    large = c.submit("--procs", str(slots), "true")
+    small = c.submit("true")
+    check_equal(c.describe(small)["state"].lower(), "pending", "state behind the large one")
+    c.ok("cancel", large)
+    c.wait(small, 0)
+    gate.open()
+    c.wait(first, 0)
+
+
+@test("what leaves the history leaves the node's disk too, also when the node was away")
+def pruned(c):
+    ids = [c.submit("true") for _ in range(4)]
+    for job in ids:
+        c.wait(job, 0)
+    attempts = c.state("node", "attempts")
+    check_equal(sorted(os.listdir(attempts)), ["1.1", "2.1", "3.1", "4.1"], "directories")
+    stop_coordinator(c)
+    os.kill(c.acceld(), signal.SIGTERM)
+    socket = os.path.join(c.runtime, "accel", "coordinator.sock")
+    args = [os.path.join(c.bin, "accel-coordinator"), "--listen", "unix:" + socket, "--state-dir",
+            c.state("coordinator"), "--history-jobs", "2"]
+    own = Background(subprocess.Popen(args, env=c.env, stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE), args)
+    own.expect("serves")
+    check_equal([job["id"] for job in c.jobs("-a")], [3, 4], "jobs that are kept")
+    c.ok("launch", "true")
+    c.ok("logs", "5")  # answered by acceld after the Forgets
+    check_equal(sorted(os.listdir(attempts)), ["4.1", "5.1"], "directories that are kept")
+    own.signal(signal.SIGTERM)
+    check_equal(own.finish().rc, 0, "exit code")
+    c.counts_starts = False
+
+
+if __name__ == "__main__":
+    main()
