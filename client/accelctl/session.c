@@ -128,6 +128,9 @@ static int connect_any(struct session *s, struct accel_error *err)
         s->is_embedded = false;
         r = 0;
     } else if (s->may_start) {
+        /* A node daemon that we are starting holds our start.lock, and it waits for the coordinator
+         * that may have to be started here: we would wait for ourselves. */
+        base_close_fd(&s->agent.lock_fd);
         r = embedded_connect(s->path, &fd, err);
     } else {
         r = path_runtime_dir(s->path, sizeof s->path - 32, err);
