@@ -14,10 +14,14 @@
 #define LOG_RETRY_FIRST_MS                                                                         \
     200 /* after a failed read; doubling; a change of the job retries at once */
 #define LOG_RETRY_LONGEST_MS 5000
-#define LOG_END_WAIT_MS                                                                            \
-    10000 /* the job has ended and no answer comes: the rest of its output is lost or away */
+/* The job has ended and no answer comes for 10 s: the rest of its output is lost or away. In
+ * ticks, because a timer also runs out while our reader holds us up or we are stopped: one tick of
+ * that at most counts, and then the loop looks whether answers lie there. */
+#define LOG_END_TICK_MS 1000
+#define LOG_END_TICKS   10
 
 static void progress(struct attach *a);
+static void arm(struct attach *a, uint64_t ms);
 
 bool attach_has_ended(const struct attach *a)
 {
@@ -62,6 +66,12 @@ static void on_timer(uv_timer_t *timer)
     if (a->is_finished)
         return;
     if (attach_has_ended(a)) {
+        /* without a connection nothing can come; session.c says when to give up */
+        a->silent_ticks += session_channel(a->session) != NULL;
+        if (a->silent_ticks < LOG_END_TICKS) {
+            arm(a, LOG_END_TICK_MS);
+            return;
+        }
         a->log_err = a->follow.err;
         if (a->log_err.code == 0)
             error_set(&a->log_err, ACCEL_ETIME, "no answer for 10 s");
@@ -152,7 +162,8 @@ static void progress(struct attach *a)
             a->log_err = a->follow.err;
             finish(a, 0, "");
         } else {
-            arm(a, LOG_END_WAIT_MS);
+            a->silent_ticks = 0;
+            arm(a, LOG_END_TICK_MS);
         }
     }
 }
@@ -165,6 +176,15 @@ static void on_follow_change(void *ctx)
     if (!a->is_finished)
         return;
     a->on_change(a->ctx);
+}
+
+/* However long the reader of our output takes, answers that come are waited for. */
+static void on_follow_answer(void *ctx)
+{
+    struct attach *a = ctx;
+
+    a->retry_ms = 0;
+    a->silent_ticks = 0;
 }
 
 static void on_watch_message(void *ctx, const ProtobufCMessage *msg)
@@ -221,6 +241,7 @@ void attach_start(struct attach *a, uint32_t first_attempt)
     a->follow.session = a->session;
     a->follow.job_id = a->job_id;
     a->follow.on_change = on_follow_change;
+    a->follow.on_answer = on_follow_answer;
     a->follow.ctx = a;
     watch(a);
     if (a->has_follow && first_attempt > 0 && a->follow.ranks)
@@ -234,6 +255,13 @@ void attach_resume(struct attach *a)
     if (!attach_has_ended(a))
         watch(a);
     follow_resume(&a->follow);
+}
+
+void attach_stop(struct attach *a)
+{
+    if (a->watch)
+        rpc_call_cancel(STEAL_PTR(a->watch));
+    finish(a, 0, "");
 }
 
 void attach_done(struct attach *a)

@@ -31,6 +31,7 @@ struct attach {
     uv_timer_t timer;
     uint64_t retry_ms;
     bool has_timer;
+    unsigned silent_ticks; /* after the job's end, since the last answer */
 };
 
 /* Starts watching, and reading where the ranks are known without being told (first_attempt > 0:
@@ -38,6 +39,8 @@ struct attach {
 void attach_start(struct attach *a, uint32_t first_attempt);
 /* After a new connection. */
 void attach_resume(struct attach *a);
+/* Watches no more, as if all had been told; what was told stays. Not from within on_change. */
+void attach_stop(struct attach *a);
 void attach_done(struct attach *a);
 bool attach_has_ended(const struct attach *a); /* the job has; output may still come */
 /* The job with its attempts for a report; NULL if nothing was told. */

@@ -123,6 +123,8 @@ static void on_read_message(void *ctx, const ProtobufCMessage *msg)
         take_chunk(f, reply->chunks[i]);
     if (reply->ended || reply->attempt == 0 || is_all_eof(f))
         f->is_done = true;
+    if (f->on_answer)
+        f->on_answer(f->ctx);
 }
 
 /* What was held back of lines without an end. */

@@ -22,6 +22,7 @@ struct follow {
     bool is_waiting;              /* for more, until the attempt is over; else what there is */
     uint64_t tail_lines;          /* of the first attempt begun; 0: from the start */
     void (*on_change)(void *ctx); /* is_done or is_broken became true */
+    void (*on_answer)(void *ctx); /* an answer came and was written; may be NULL */
     void *ctx;
     /* to be read */
     uint32_t attempt; /* the one that is or was read; 0: none begun */
