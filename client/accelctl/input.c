@@ -17,6 +17,9 @@
 #include "accel/v1/job.pb-c.h"
 #include "common/limits.h"
 
+#define RETRY_FIRST_MS   100 /* after a refused chunk; doubling; until the job has ended */
+#define RETRY_LONGEST_MS 2000
+
 struct input {
     struct session *session;
     uint64_t job_id;
@@ -28,7 +31,9 @@ struct input {
     uint64_t offset; /* of chunk in the whole input */
     bool has_chunk, is_eof, is_over, is_allowed;
     struct rpc_call *call;
-    unsigned handles;
+    uv_timer_t retry;
+    uint64_t retry_ms; /* 0: the last chunk was not refused */
+    unsigned handles;  /* open ones */
 };
 
 bool input_is_wanted(void)
@@ -92,6 +97,11 @@ static void on_input_message(void *ctx, const ProtobufCMessage *msg)
         in->is_over = true;
 }
 
+static void on_retry(uv_timer_t *timer)
+{
+    input_resume(timer->data);
+}
+
 static void on_input_end(void *ctx, int code, const char *text)
 {
     struct input *in = ctx;
@@ -100,10 +110,15 @@ static void on_input_end(void *ctx, int code, const char *text)
     if (code == ACCEL_ECLOSED)
         return; /* input_resume */
     if (code < 0) {
-        in->is_allowed =
-            false; /* between two attempts; input_go tries again, the end of the job ends it */
+        /* Between two attempts, the chunk before is not taken yet, the coordinator cannot write
+         * its records: nothing that the job tells will say when that is over. The offset makes
+         * a repetition safe; the end of the job ends it. */
+        in->retry_ms = in->retry_ms ? MIN(in->retry_ms * 2, (uint64_t)RETRY_LONGEST_MS)
+                                    : (uint64_t)RETRY_FIRST_MS;
+        uv_timer_start(&in->retry, on_retry, in->retry_ms, 0);
         return;
     }
+    in->retry_ms = 0;
     in->offset += in->chunk_len;
     in->has_chunk = false;
     if (in->is_eof)
@@ -147,6 +162,9 @@ struct input *input_create(struct session *s, uint64_t job_id)
         uv_idle_init(session_loop(s), &in->idle);
         in->idle.data = in;
     }
+    uv_timer_init(session_loop(s), &in->retry);
+    in->retry.data = in;
+    in->handles = 2;
     return in;
 }
 
@@ -154,6 +172,8 @@ static void on_closed(uv_handle_t *handle)
 {
     struct input *in = handle->data;
 
+    if (--in->handles > 0)
+        return;
     base_close_fd(&in->epoll_fd);
     free(in->chunk);
     free(in);
@@ -166,17 +186,18 @@ void input_destroy(struct input *in)
     if (in->call)
         rpc_call_cancel(STEAL_PTR(in->call));
     uv_close(in->epoll_fd >= 0 ? (uv_handle_t *)&in->poll : (uv_handle_t *)&in->idle, on_closed);
+    uv_close((uv_handle_t *)&in->retry, on_closed);
 }
 
 void input_go(struct input *in)
 {
-    if (in->is_allowed || in->is_over)
+    if (in->is_allowed) {
+        if (in->retry_ms > 0)
+            input_resume(in);
         return;
+    }
     in->is_allowed = true;
-    if (in->has_chunk)
-        send_chunk(in);
-    else
-        start_reading(in);
+    start_reading(in);
 }
 
 void input_resume(struct input *in)

@@ -15,7 +15,7 @@ struct input; /* opaque */
 bool input_is_wanted(void);
 struct input *input_create(struct session *s, uint64_t job_id);
 void input_destroy(struct input *in); /* accepts NULL; run the loop after */
-/* Rank 0 runs (again): begin, or send what was refused before. */
+/* Rank 0 runs (again): begin, or send at once what was refused and waits to be sent again. */
 void input_go(struct input *in);
 /* After a new connection: send again what was not answered. */
 void input_resume(struct input *in);
