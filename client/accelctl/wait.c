@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `accelctl wait`: several jobs watched at once over one connection. The exit code is that of the
- * first job given that did not end well, whichever ended first.
+ * `accelctl wait`: several jobs watched over one connection, some hundred at once, because the
+ * coordinator bounds the calls of a connection; the next is begun when one has come. The exit code
+ * is that of the first job given that did not end well, whichever ended first.
  */
 #include <stdio.h>
 #include <unistd.h>
@@ -10,10 +11,23 @@
 #include "client/accelctl/result.h"
 #include "client/accelctl/waiting.h"
 
+#define WATCHES_MAX 256u /* open at once; well below LIMIT_CALLS_PER_CONNECTION */
+
+struct waiting;
+struct waited {
+    struct attach attach;
+    struct waiting *all;
+    bool is_satisfied; /* is counted so */
+    bool is_over;      /* its watch has ended and is counted so */
+};
+
 struct waiting {
     struct session *session;
-    struct attach *jobs;
+    struct waited *jobs;
     size_t count;
+    size_t begun;     /* the first so many are, or were, watched */
+    size_t satisfied; /* of them */
+    size_t open;      /* watches */
     bool for_running;
     bool is_timed_out, is_gone;
     struct accel_error err;
@@ -28,21 +42,55 @@ static bool is_satisfied(const struct waiting *w, const struct attach *a)
 
 static bool is_over(const struct waiting *w)
 {
-    for (size_t i = 0; i < w->count; i++) {
-        if (!is_satisfied(w, &w->jobs[i]))
-            return false;
-    }
-    return true;
+    return w->satisfied == w->count;
 }
 
-static void on_job_change(void *ctx) {}
+static void on_job_change(void *ctx)
+{
+    struct waited *j = ctx;
+    struct waiting *w = j->all;
+    bool is_now = is_satisfied(w, &j->attach);
+
+    if (is_now && !j->is_satisfied)
+        w->satisfied++;
+    else if (!is_now && j->is_satisfied)
+        w->satisfied--; /* it ran, and waits to run again */
+    j->is_satisfied = is_now;
+    if (j->attach.is_finished && !j->is_over) {
+        j->is_over = true;
+        w->open--;
+    }
+}
+
+/* For --for=running: what runs gives its watch to one that was not asked for yet. */
+static void stop_running(struct waiting *w)
+{
+    for (size_t i = 0; i < w->begun; i++) {
+        struct waited *j = &w->jobs[i];
+
+        if (j->is_satisfied && !j->is_over) {
+            attach_stop(&j->attach);
+            on_job_change(j);
+        }
+    }
+}
+
+static void begin_more(struct waiting *w)
+{
+    if (w->begun < w->count && w->open == WATCHES_MAX && w->satisfied > w->begun - w->open)
+        stop_running(w);
+    while (w->begun < w->count && w->open < WATCHES_MAX) {
+        attach_start(&w->jobs[w->begun++].attach, 0);
+        w->open++;
+    }
+}
 
 static void on_back(void *ctx)
 {
     struct waiting *w = ctx;
 
-    for (size_t i = 0; i < w->count; i++)
-        attach_resume(&w->jobs[i]);
+    for (size_t i = 0; i < w->begun; i++)
+        attach_resume(&w->jobs[i].attach);
 }
 
 static void on_gone(void *ctx, const struct accel_error *err)
@@ -87,8 +135,8 @@ static int outcome(struct cli *cli, const struct waiting *w, const char *python)
     if (w->is_gone)
         return cli_error(&w->err);
     for (size_t i = 0; i < w->count; i++) {
-        int code = is_satisfied(w, &w->jobs[i]) ? job_outcome(cli, w, &w->jobs[i], python)
-                                                : EXIT_CODE_TIMEOUT;
+        int code = w->jobs[i].is_satisfied ? job_outcome(cli, w, &w->jobs[i].attach, python)
+                                           : EXIT_CODE_TIMEOUT;
 
         if (first == EXIT_CODE_OK)
             first = code;
@@ -104,7 +152,7 @@ int wait_for_jobs(struct cli *cli, struct session *session, const uint64_t *ids,
     static const struct session_hooks hooks = {on_back, on_gone};
     struct waiting w = {
         .session = session, .count = count, .for_running = cli->opt.v[OPT_FOR].number == 1};
-    AUTO_FREE struct attach *jobs = xcalloc(count, sizeof jobs[0]);
+    AUTO_FREE struct waited *jobs = xcalloc(count, sizeof jobs[0]);
     uv_timer_t timer;
     int code;
 
@@ -115,18 +163,20 @@ int wait_for_jobs(struct cli *cli, struct session *session, const uint64_t *ids,
     if (option_given(&cli->opt, OPT_TIMEOUT))
         uv_timer_start(&timer, on_timeout, cli->opt.v[OPT_TIMEOUT].number, 0);
     for (size_t i = 0; i < count; i++) {
-        jobs[i].session = session;
-        jobs[i].job_id = ids[i];
-        jobs[i].on_change = on_job_change;
-        jobs[i].ctx = &w;
-        attach_start(&jobs[i], 0);
+        jobs[i].all = &w;
+        jobs[i].attach.session = session;
+        jobs[i].attach.job_id = ids[i];
+        jobs[i].attach.on_change = on_job_change;
+        jobs[i].attach.ctx = &jobs[i];
     }
-    while (!is_over(&w) && !w.is_timed_out && !w.is_gone)
+    while (!is_over(&w) && !w.is_timed_out && !w.is_gone) {
+        begin_more(&w);
         uv_run(session_loop(session), UV_RUN_ONCE);
+    }
     code = outcome(cli, &w, python);
     session_attach(session, NULL, NULL);
     for (size_t i = 0; i < count; i++)
-        attach_done(&jobs[i]);
+        attach_done(&jobs[i].attach);
     uv_close((uv_handle_t *)&timer, NULL);
     uv_run(session_loop(session), UV_RUN_NOWAIT); /* the handles live here */
     return code;
