@@ -50,7 +50,10 @@ static void on_back(void *ctx)
 {
     struct logs *l = ctx;
 
-    attach_resume(&l->attach);
+    if (l->attach.session)
+        attach_resume(&l->attach);
+    else
+        follow_resume(&l->attach.follow); /* read_once: nothing is watched */
 }
 
 static void on_gone(void *ctx, const struct accel_error *err)
