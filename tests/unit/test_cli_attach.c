@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * launch, wait and logs against a coordinator that dies at the worst moments: a server of this test
- * on a real socket, each life of it a process that ends where its script says. Output must be there
- * once, the job submitted once, the exit code right.
+ * launch, wait and logs against a coordinator that dies, refuses or is slow at the worst moments: a
+ * server of this test on a real socket, each life of it a process that ends where its script says.
+ * Output must be there once, the job submitted once, the exit code right.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,7 +26,14 @@
 #include "common/path.h"
 #include "common/rpc_local.h"
 
-enum { SUBMIT, WATCH, READ, STATUS };
+#define DEADLINE_S 60     /* of one accelctl: what hangs ends by SIGALRM */
+#define WAITED     1500   /* jobs; more than LIMIT_CALLS_PER_CONNECTION */
+#define FAILED_JOB 1400   /* of them */
+#define QUIET_MS   100    /* after the last Watch, before they end */
+#define READER_MS  11000  /* a reader stands still; longer than the end of the output is awaited */
+#define LONG_BYTES 100000 /* of output; more than a pipe of one page holds */
+
+enum { SUBMIT, WATCH, READ, STATUS, INPUT, GET };
 
 /* Shared by the lives of the server and the test. */
 struct shared {
@@ -33,15 +41,21 @@ struct shared {
     uint8_t request_id[LIMIT_REQUEST_ID_BYTES];
     int submits, wrong_ids, watches, owners;
     uint64_t offset_after_break;
+    int inputs, reads, open, most_open;
+    char input[16];
+    size_t input_len;
+    bool is_input_over;
 };
 static struct shared *shared;
 static struct rpc_server *server;
+static void (*story)(const struct rpc_event *ev); /* what the server does; inherited by its lives */
+static uv_loop_t loop;
 static uint64_t watch_call;
 static char dir[64], socket_path[96];
 
 static void send_message(uint64_t call, const ProtobufCMessage *msg, bool is_last)
 {
-    uint8_t buf[4096];
+    AUTO_FREE uint8_t *buf = xcalloc(1, protobuf_c_message_get_packed_size(msg) + 1);
     size_t len = protobuf_c_message_pack(msg, buf);
 
     if (is_last)
@@ -99,7 +113,7 @@ static void send_output(uint64_t call, uint32_t attempt, uint64_t offset, const 
 
 /* Life 1 dies over Submit. 2 answers it, sends part of the output, dies over the next read. 3
  * sends a part again and the rest, a second attempt, and the end. */
-static void on_call(void *ctx, const struct rpc_event *ev)
+static void story_of_deaths(const struct rpc_event *ev)
 {
     static bool has_read;
 
@@ -146,6 +160,162 @@ static void on_call(void *ctx, const struct rpc_event *ev)
     }
 }
 
+static void submitted(const struct rpc_event *ev)
+{
+    Accel__V1__SubmitReply reply = ACCEL__V1__SUBMIT_REPLY__INIT;
+
+    reply.job_id = 7;
+    send_message(ev->call, &reply.base, true);
+}
+
+/* The job has ended before its output is read; that is longer than its reader's pipe. */
+static void story_of_slow_reader(const struct rpc_event *ev)
+{
+    static char text[LONG_BYTES + 1];
+
+    if (ev->type != RPC_OPEN)
+        return;
+    if (ev->method->id == SUBMIT) {
+        submitted(ev);
+    } else if (ev->method->id == WATCH) {
+        watch_call = ev->call;
+        tell_job(1, true);
+    } else if (ev->method->id == READ) {
+        memset(text, 'x', LONG_BYTES);
+        if (shared->reads++ == 0)
+            send_output(ev->call, 1, 0, text, false);
+        else
+            send_output(ev->call, 1, LONG_BYTES, "end\n", true);
+    }
+}
+
+/* Each chunk is refused three times, while nothing changes with the job. */
+static void take_input(const struct rpc_event *ev)
+{
+    const Accel__V1__InputRequest *req = (const Accel__V1__InputRequest *)ev->msg;
+    static const int codes[] = {ACCEL_EUNAVAIL, ACCEL_EBUSY, ACCEL_EINTERNAL};
+    Accel__V1__InputReply reply = ACCEL__V1__INPUT_REPLY__INIT;
+    size_t n = (size_t)shared->inputs++ % (ARRAY_LEN(codes) + 1);
+
+    if (n < ARRAY_LEN(codes)) {
+        rpc_server_end(server, ev->call, NULL, 0, codes[n], "no input now");
+        return;
+    }
+    if (req->data.len > 0 && req->offset == shared->input_len &&
+        req->data.len <= sizeof shared->input - shared->input_len) {
+        memcpy(shared->input + shared->input_len, req->data.data, req->data.len);
+        shared->input_len += req->data.len;
+    }
+    shared->is_input_over = req->eof;
+    send_message(ev->call, &reply.base, true);
+}
+
+static void story_of_input(const struct rpc_event *ev)
+{
+    static uint64_t read_call;
+
+    if (ev->type != RPC_OPEN)
+        return;
+    if (ev->method->id == SUBMIT) {
+        submitted(ev);
+    } else if (ev->method->id == WATCH) {
+        watch_call = ev->call;
+        tell_job(1, false);
+    } else if (ev->method->id == READ) {
+        read_call = ev->call;
+    } else if (ev->method->id == INPUT) {
+        take_input(ev);
+        if (!shared->is_input_over)
+            return;
+        send_output(read_call, 1, 0, "", true);
+        tell_job(1, true);
+    }
+}
+
+static struct watch {
+    uint64_t call, job;
+} watches[WAITED + 1];
+
+static void on_quiet(uv_timer_t *timer)
+{
+    int count = shared->open;
+
+    shared->open = 0;
+    for (int i = 0; i < count; i++) {
+        Accel__V1__WatchReply reply = ACCEL__V1__WATCH_REPLY__INIT;
+        Accel__V1__Job job = ACCEL__V1__JOB__INIT;
+
+        job.id = watches[i].job;
+        job.name = "many";
+        job.state = ACCEL__V1__JOB_STATE__JOB_ENDED;
+        job.result = job.id == FAILED_JOB ? ACCEL__V1__JOB_RESULT__RESULT_FAILED
+                                          : ACCEL__V1__JOB_RESULT__RESULT_SUCCEEDED;
+        job.exit_code = job.id == FAILED_JOB ? 5 : 0;
+        reply.job = &job;
+        send_message(watches[i].call, &reply.base, true);
+    }
+}
+
+/* Watches end together, and only once no more of them come. */
+static void story_of_many(const struct rpc_event *ev)
+{
+    static uv_timer_t timer;
+
+    if (ev->type != RPC_OPEN || ev->method->id != WATCH || shared->open > WAITED)
+        return;
+    if (shared->watches++ == 0)
+        uv_timer_init(&loop, &timer);
+    watches[shared->open++] =
+        (struct watch){ev->call, ((const Accel__V1__WatchRequest *)ev->msg)->job_id};
+    shared->most_open = MAX(shared->most_open, shared->open);
+    uv_timer_start(&timer, on_quiet, QUIET_MS, 0);
+}
+
+/* All of them run and none ends. */
+static void story_of_running(const struct rpc_event *ev)
+{
+    if (ev->method->id != WATCH)
+        return;
+    if (ev->type != RPC_OPEN) {
+        shared->open--;
+        return;
+    }
+    shared->watches++;
+    shared->open++;
+    shared->most_open = MAX(shared->most_open, shared->open);
+    watch_call = ev->call;
+    tell_job(1, false);
+}
+
+/* The first life dies over the read, the second has an agent that is away. */
+static void story_of_logs(const struct rpc_event *ev)
+{
+    if (ev->type != RPC_OPEN)
+        return;
+    if (ev->method->id == GET) {
+        Accel__V1__GetReply reply = ACCEL__V1__GET_REPLY__INIT;
+        Accel__V1__Job job = ACCEL__V1__JOB__INIT;
+
+        job.id = 7;
+        job.attempt = job.procs = 1;
+        job.state = ACCEL__V1__JOB_STATE__JOB_RUNNING;
+        reply.job = &job;
+        send_message(ev->call, &reply.base, true);
+    } else if (ev->method->id == READ) {
+        shared->reads++;
+        if (shared->life == 1)
+            _exit(0);
+        rpc_server_end(server, ev->call, NULL, 0, ACCEL_EUNAVAIL,
+                       "the logs of job 7 attempt 1 are on node n\nwhy: its acceld is away\n"
+                       "try: again when it is back");
+    }
+}
+
+static void on_call(void *ctx, const struct rpc_event *ev)
+{
+    story(ev);
+}
+
 static void serve(int listen_fd)
 {
     const struct rpc_method methods[] = {
@@ -161,9 +331,14 @@ static void serve(int listen_fd)
         {"/accel.v1.Admin/Status", &accel__v1__status_request__descriptor,
          &accel__v1__status_reply__descriptor, false, false, RPC_ROLE_USER,
          LIMIT_SMALL_MESSAGE_BYTES, on_call, STATUS},
+        {"/accel.v1.Jobs/Input", &accel__v1__input_request__descriptor,
+         &accel__v1__input_reply__descriptor, false, false, RPC_ROLE_USER,
+         2 * LIMIT_INPUT_CHUNK_BYTES, on_call, INPUT},
+        {"/accel.v1.Jobs/Get", &accel__v1__get_request__descriptor,
+         &accel__v1__get_reply__descriptor, false, false, RPC_ROLE_USER, LIMIT_SMALL_MESSAGE_BYTES,
+         on_call, GET},
     };
     const struct rpc_service svc = {methods, ARRAY_LEN(methods), NULL};
-    uv_loop_t loop;
 
     uv_loop_init(&loop);
     if (listen_fd < 0 && path_socket_listen(socket_path, 8, &listen_fd, NULL) < 0)
@@ -175,13 +350,15 @@ static void serve(int listen_fd)
 }
 
 /* The parent of all lives; its pid is also their process group. */
-static pid_t start_server(void)
+static pid_t start_server(void (*what)(const struct rpc_event *ev))
 {
     int listen_fd = -1;
     pid_t pid;
 
+    unlink(socket_path); /* of a server that was killed */
     assert_int_equal(path_socket_listen(socket_path, 8, &listen_fd, NULL), 0);
     memset(shared, 0, sizeof *shared);
+    story = what;
     pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
@@ -208,10 +385,10 @@ static void stop_server(pid_t pid)
     waitpid(pid, NULL, 0);
 }
 
-/* Runs the verb in a child with stdout and stderr in files. */
-static int run_verb(verb_function *verb, char **argv)
+/* Runs the verb in a child with stderr in a file. */
+static pid_t start_verb(verb_function *verb, char **argv, int in_fd, int out_fd)
 {
-    int argc = 0, status;
+    int argc = 0;
     pid_t pid;
 
     while (argv[argc])
@@ -222,8 +399,9 @@ static int run_verb(verb_function *verb, char **argv)
         struct cli cli = {0};
         int code;
 
-        dup2(open("/dev/null", O_RDONLY), 0);
-        dup2(open("out", O_CREAT | O_TRUNC | O_WRONLY, 0600), 1);
+        alarm(DEADLINE_S);
+        dup2(in_fd, 0);
+        dup2(out_fd, 1);
         dup2(open("err", O_CREAT | O_TRUNC | O_WRONLY, 0600), 2);
         if (options_parse(argc, argv, &cli.opt, NULL) < 0)
             _exit(99);
@@ -231,9 +409,30 @@ static int run_verb(verb_function *verb, char **argv)
         options_done(&cli.opt);
         _exit(code);
     }
+    close(in_fd);
+    close(out_fd);
+    return pid;
+}
+
+static int verb_exit_code(pid_t pid)
+{
+    int status;
+
     waitpid(pid, &status, 0);
     assert_true(WIFEXITED(status));
     return WEXITSTATUS(status);
+}
+
+/* Stdout in a file too. */
+static int run_verb_with_input(verb_function *verb, char **argv, int in_fd)
+{
+    return verb_exit_code(
+        start_verb(verb, argv, in_fd, open("out", O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600)));
+}
+
+static int run_verb(verb_function *verb, char **argv)
+{
+    return run_verb_with_input(verb, argv, open("/dev/null", O_RDONLY | O_CLOEXEC));
 }
 
 static char *read_file(const char *name)
@@ -249,7 +448,7 @@ static void test_launch_over_two_deaths(void **state)
 {
     char address[128];
     char *argv[] = {"accelctl", "launch", "--coordinator", address, "/bin/true", NULL};
-    pid_t pid = start_server();
+    pid_t pid = start_server(story_of_deaths);
 
     snprintf(address, sizeof address, "unix:%s", socket_path);
     int code = run_verb(verb_launch, argv);
@@ -271,6 +470,110 @@ static void test_launch_over_two_deaths(void **state)
     assert_non_null(told);
     assert_null(strstr(told + 1, "attempt 1 ended"));
     assert_non_null(strstr(err, "job 7 (story) failed"));
+}
+
+/* The end of the output is awaited from answer to answer, however long its reader takes. */
+static void test_slow_reader(void **state)
+{
+    char address[128], buf[4096];
+    char *argv[] = {"accelctl", "launch", "--coordinator", address, "/bin/true", NULL};
+    pid_t pid = start_server(story_of_slow_reader), verb;
+    int fds[2];
+    size_t total = 0;
+    ssize_t n;
+
+    snprintf(address, sizeof address, "unix:%s", socket_path);
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    assert_true(fcntl(fds[1], F_SETPIPE_SZ, 4096) > 0);
+    verb = start_verb(verb_launch, argv, open("/dev/null", O_RDONLY | O_CLOEXEC), fds[1]);
+    assert_int_equal(read(fds[0], buf, 1), 1); /* so the rest is being written */
+    assert_int_equal(poll(NULL, 0, READER_MS), 0);
+    for (total = 1; (n = read(fds[0], buf, sizeof buf)) > 0; total += (size_t)n)
+        continue;
+    close(fds[0]);
+    int code = verb_exit_code(verb);
+
+    stop_server(pid);
+    AUTO_FREE char *err = read_file("err");
+
+    assert_int_equal(total, LONG_BYTES + strlen("end\n"));
+    assert_null(strstr(err, "could not be read"));
+    assert_int_equal(code, 5);
+}
+
+static void test_refused_input(void **state)
+{
+    char address[128];
+    char *argv[] = {"accelctl", "launch", "--coordinator", address, "/bin/cat", NULL};
+    pid_t pid = start_server(story_of_input);
+    int fds[2];
+
+    snprintf(address, sizeof address, "unix:%s", socket_path);
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    assert_int_equal(write(fds[1], "hello", 5), 5);
+    close(fds[1]);
+    int code = run_verb_with_input(verb_launch, argv, fds[0]);
+
+    stop_server(pid);
+    assert_int_equal(code, 5);
+    assert_int_equal(shared->input_len, 5);
+    assert_memory_equal(shared->input, "hello", 5);
+    assert_true(shared->is_input_over);
+    assert_int_equal(shared->inputs, 8); /* two chunks, the second is the end */
+}
+
+static int wait_for_many(void (*what)(const struct rpc_event *ev), char *option)
+{
+    static char ids[WAITED][8], address[128];
+    char *argv[WAITED + 6] = {"accelctl", "wait", "--coordinator", address};
+    pid_t pid = start_server(what);
+    int argc = 4;
+
+    if (option)
+        argv[argc++] = option;
+    snprintf(address, sizeof address, "unix:%s", socket_path);
+    for (int i = 0; i < WAITED; i++) {
+        snprintf(ids[i], sizeof ids[i], "%d", i + 1);
+        argv[argc++] = ids[i];
+    }
+    int code = run_verb(verb_wait, argv);
+
+    stop_server(pid);
+    assert_int_equal(shared->watches, WAITED);
+    assert_in_range(shared->most_open, 2, LIMIT_CALLS_PER_CONNECTION / 2);
+    return code;
+}
+
+static void test_wait_for_many(void **state)
+{
+    assert_int_equal(wait_for_many(story_of_many, NULL), 5);
+    AUTO_FREE char *err = read_file("err");
+
+    assert_non_null(strstr(err, "job 1400 (many) failed"));
+}
+
+static void test_wait_for_many_to_run(void **state)
+{
+    assert_int_equal(wait_for_many(story_of_running, "--for=running"), 0);
+}
+
+/* Without -f nothing is watched; a new connection goes on reading, and the reason is told. */
+static void test_logs_of_an_agent_away(void **state)
+{
+    char address[128];
+    char *argv[] = {"accelctl", "logs", "--coordinator", address, "7", NULL};
+    pid_t pid = start_server(story_of_logs);
+
+    snprintf(address, sizeof address, "unix:%s", socket_path);
+    int code = run_verb(verb_logs, argv);
+
+    stop_server(pid);
+    AUTO_FREE char *err = read_file("err");
+
+    assert_string_equal(err, "accelctl: error: the logs of job 7 attempt 1 are on node n\n"
+                             "why: its acceld is away\ntry: again when it is back\n");
+    assert_int_equal(code, EXIT_CODE_UNREACHABLE);
+    assert_int_equal(shared->reads, 2);
 }
 
 static void test_nobody_answers(void **state)
@@ -312,7 +615,9 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_launch_over_two_deaths),
+        cmocka_unit_test(test_launch_over_two_deaths), cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_refused_input),          cmocka_unit_test(test_wait_for_many),
+        cmocka_unit_test(test_wait_for_many_to_run),   cmocka_unit_test(test_logs_of_an_agent_away),
         cmocka_unit_test(test_nobody_answers),
     };
 
