@@ -164,18 +164,40 @@ void str_add_visible(struct str *s, const void *p, size_t len)
     }
 }
 
+/* Not by printf: lists have ten thousand rows of numbers. */
+void str_add_number(struct str *s, uint64_t n)
+{
+    char digits[20];
+    size_t at = sizeof digits;
+
+    do {
+        digits[--at] = (char)('0' + n % 10);
+        n /= 10;
+    } while (n > 0);
+    str_add(s, digits + at, sizeof digits - at);
+}
+
+static void add_span(struct str *s, uint64_t n, char unit)
+{
+    str_add_number(s, n);
+    str_addc(s, unit);
+}
+
 void str_add_age(struct str *s, int64_t ms)
 {
-    int64_t sec = ms < 0 ? 0 : ms / 1000;
+    uint64_t sec = ms < 0 ? 0 : (uint64_t)ms / 1000;
 
-    if (sec < 120)
-        str_addf(s, "%llds", (long long)sec);
-    else if (sec < 7200)
-        str_addf(s, "%lldm", (long long)(sec / 60));
-    else if (sec < 2 * 86400)
-        str_addf(s, "%lldh%lldm", (long long)(sec / 3600), (long long)(sec / 60 % 60));
-    else
-        str_addf(s, "%lldd%lldh", (long long)(sec / 86400), (long long)(sec / 3600 % 24));
+    if (sec < 120) {
+        add_span(s, sec, 's');
+    } else if (sec < 7200) {
+        add_span(s, sec / 60, 'm');
+    } else if (sec < 2 * 86400) {
+        add_span(s, sec / 3600, 'h');
+        add_span(s, sec / 60 % 60, 'm');
+    } else {
+        add_span(s, sec / 86400, 'd');
+        add_span(s, sec / 3600 % 24, 'h');
+    }
 }
 
 void str_add_bytes(struct str *s, uint64_t bytes)

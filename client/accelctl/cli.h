@@ -60,6 +60,7 @@ static inline void cli_write_str(int fd, const struct str *s)
 
 /* Bytes for people: valid UTF-8 without control characters stays, all else becomes \xNN. */
 void str_add_visible(struct str *s, const void *p, size_t len);
+void str_add_number(struct str *s, uint64_t n);
 /* "3s", "5m", "2h10m", "4d3h"; negative counts as 0. */
 void str_add_age(struct str *s, int64_t ms);
 /* "512M", "1.5G". */

@@ -20,7 +20,7 @@ struct history {
     uint64_t job_id;
     int64_t since_ms, now_ms;
     uint64_t last_seq;
-    json_t *items;
+    struct view_items *items;
     struct table *table;
     struct rpc_call *call;
     bool is_over;
@@ -49,13 +49,13 @@ static void add_row(struct history *h, const Accel__V1__Event *ev)
         str_add_age(&when, h->now_ms - ev->time_ms);
         str_adds(&when, " ago");
     }
-    table_cellf(h->table, "%llu", (unsigned long long)ev->seq);
-    table_cell(h->table, when.data, NULL);
-    table_cell(h->table, ev->kind, NULL);
+    table_cell_number(h->table, ev->seq);
+    table_cell(h->table, when.data, TABLE_PLAIN);
+    table_cell(h->table, ev->kind, TABLE_PLAIN);
     table_cellf(h->table, ev->job_id > 0 ? "%llu" : "", (unsigned long long)ev->job_id);
     table_cellf(h->table, ev->attempt > 0 ? "%u" : "", ev->attempt);
-    table_cell(h->table, ev->node, NULL);
-    table_cell(h->table, ev->text, NULL);
+    table_cell(h->table, ev->node, TABLE_PLAIN);
+    table_cell(h->table, ev->text, TABLE_PLAIN);
 }
 
 /* Following: each event at once, a line each. */
@@ -105,7 +105,7 @@ static void on_events(void *ctx, const ProtobufCMessage *msg)
         if (h->is_following || h->form == VIEW_NAME)
             print_event(h, ev);
         else if (h->items)
-            json_array_append_new(h->items, view_event(ev));
+            view_items_add(h->items, view_event(ev));
         else
             add_row(h, ev);
     }
@@ -157,14 +157,10 @@ static void on_gone(void *ctx, const struct accel_error *err)
 
 static int show(struct history *h)
 {
-    const struct options *o = &h->cli->opt;
     int r = 0;
 
     if (h->items) {
-        if (option_given(o, OPT_JSON))
-            r = view_select(h->items, o->v[OPT_JSON].text, &h->err);
-        if (r == 0)
-            view_print(view_list(json_incref(h->items)), h->form);
+        r = view_items_print(h->items, &h->err);
     } else if (h->table && h->last_seq > 0) {
         table_print(h->table, h->cli->use_color);
     }
@@ -204,7 +200,7 @@ int verb_events(struct cli *cli)
         r = session_open(cli, &h.session, &h.err);
     if (r == 0) {
         if (h.form == VIEW_JSON || h.form == VIEW_YAML)
-            h.items = h.is_following ? NULL : json_array();
+            h.items = h.is_following ? NULL : view_items_create(h.form, view_fields_of(&cli->opt));
         else
             h.table = table_create(columns, ARRAY_LEN(columns), h.form == VIEW_WIDE);
         session_attach(h.session, &hooks, &h);
@@ -216,6 +212,6 @@ int verb_events(struct cli *cli)
     }
     session_close(h.session);
     table_destroy(h.table);
-    json_decref(h.items);
+    view_items_destroy(h.items);
     return r < 0 ? cli_error(&h.err) : EXIT_CODE_OK;
 }

@@ -16,7 +16,7 @@ struct listing {
     const struct cli *cli;
     enum view_form form;
     int64_t now_ms;
-    json_t *items;
+    struct view_items *items;
     struct table *table;
     struct str names;
     size_t shown;
@@ -59,7 +59,7 @@ static void add_count_cell(struct table *t, const Accel__V1__Node *node, bool is
             free_count++;
     }
     if (total == 0)
-        table_cell(t, "-", NULL);
+        table_cell(t, "-", TABLE_PLAIN);
     else
         table_cellf(t, "%zu/%zu", free_count, total);
 }
@@ -81,7 +81,7 @@ static void add_devices_cell(struct table *t, const Accel__V1__Node *node)
         if (d->fault[0] != '\0')
             str_addf(&text, " (%s)", d->fault);
     }
-    table_cell(t, text.len > 0 ? text.data : "all free", NULL);
+    table_cell(t, text.len > 0 ? text.data : "all free", TABLE_PLAIN);
 }
 
 static void add_row(struct listing *l, const Accel__V1__Node *node)
@@ -91,23 +91,23 @@ static void add_row(struct listing *l, const Accel__V1__Node *node)
     char buf[40];
 
     str_init(&text);
-    table_cell(t, node->name, NULL);
+    table_cell(t, node->name, TABLE_PLAIN);
     table_cell(t, node->state, state_color(node->state));
     add_count_cell(t, node, false);
     add_count_cell(t, node, true);
     str_add_bytes(&text, node->memory_bytes);
-    table_cell(t, text.data, NULL);
+    table_cell(t, text.data, TABLE_PLAIN);
     str_clear(&text);
     if (option_given(&l->cli->opt, OPT_UTC))
         str_adds(&text, clock_format_utc(node->since_ms, buf, sizeof buf));
     else if (node->since_ms > 0)
         str_add_age(&text, l->now_ms - node->since_ms);
-    table_cell(t, text.data, NULL);
-    table_cell(t, node->address, NULL);
-    table_cell(t, node->version, NULL);
-    table_cell(t, node->isolation, NULL);
+    table_cell(t, text.data, TABLE_PLAIN);
+    table_cell(t, node->address, TABLE_PLAIN);
+    table_cell(t, node->version, TABLE_PLAIN);
+    table_cell(t, node->isolation, TABLE_PLAIN);
     add_devices_cell(t, node);
-    table_cell(t, node->reason, NULL);
+    table_cell(t, node->reason, TABLE_PLAIN);
 }
 
 static void on_nodes(void *ctx, const ProtobufCMessage *msg)
@@ -118,7 +118,7 @@ static void on_nodes(void *ctx, const ProtobufCMessage *msg)
     for (size_t i = 0; i < reply->n_nodes; i++) {
         l->shown++;
         if (l->items)
-            json_array_append_new(l->items, view_node(reply->nodes[i]));
+            view_items_add(l->items, view_node(reply->nodes[i]));
         else if (l->table)
             add_row(l, reply->nodes[i]);
         else
@@ -171,10 +171,7 @@ static int show(struct listing *l, struct accel_error *err)
         else
             table_print(l->table, l->cli->use_color);
     } else if (l->items) {
-        if (option_given(o, OPT_JSON))
-            r = view_select(l->items, o->v[OPT_JSON].text, err);
-        if (r == 0)
-            view_print(view_list(json_incref(l->items)), l->form);
+        r = view_items_print(l->items, err);
     } else {
         cli_write_str(STDOUT_FILENO, &l->names);
     }
@@ -190,7 +187,7 @@ int verb_nodes(struct cli *cli)
 
     str_init(&l.names);
     if (l.form == VIEW_JSON || l.form == VIEW_YAML)
-        l.items = json_array();
+        l.items = view_items_create(l.form, view_fields_of(&cli->opt));
     else if (l.form != VIEW_NAME)
         l.table = table_create(columns, ARRAY_LEN(columns), l.form == VIEW_WIDE);
     r = session_open(cli, &session, &err);
@@ -199,7 +196,7 @@ int verb_nodes(struct cli *cli)
     if (r == 0)
         r = show(&l, &err);
     table_destroy(l.table);
-    json_decref(l.items);
+    view_items_destroy(l.items);
     str_done(&l.names);
     return r < 0 ? cli_error(&err) : EXIT_CODE_OK;
 }

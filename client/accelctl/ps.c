@@ -16,9 +16,9 @@ struct listing {
     const struct cli *cli;
     enum view_form form;
     int64_t now_ms, since_ms;
-    json_t *items;       /* JSON and YAML */
-    struct table *table; /* else */
-    struct str names;    /* VIEW_NAME */
+    struct view_items *items; /* JSON and YAML */
+    struct table *table;      /* else */
+    struct str names;         /* VIEW_NAME */
     uint64_t last_id;
     size_t shown;
     bool has_more;
@@ -72,44 +72,43 @@ static bool is_wanted(const struct listing *l, const Accel__V1__Job *job)
 
 static void add_time_cell(struct table *t, const struct listing *l, int64_t at_ms, int64_t span_ms)
 {
-    AUTO_STR struct str text = {0};
     char buf[40];
 
-    str_init(&text);
-    if (option_given(&l->cli->opt, OPT_UTC) && at_ms > 0)
-        str_adds(&text, clock_format_utc(at_ms, buf, sizeof buf));
-    else if (at_ms > 0)
-        str_add_age(&text, span_ms);
-    table_cell(t, text.data, NULL);
+    if (at_ms <= 0)
+        table_cell(t, "", TABLE_PLAIN);
+    else if (option_given(&l->cli->opt, OPT_UTC))
+        table_cell(t, clock_format_utc(at_ms, buf, sizeof buf), TABLE_PLAIN);
+    else
+        table_cell_age(t, span_ms);
 }
 
 static void add_row(struct listing *l, const Accel__V1__Job *job)
 {
     struct table *t = l->table;
     const char *state = view_state_name(job);
-    AUTO_STR struct str text = {0};
 
-    str_init(&text);
-    table_cellf(t, "%llu", (unsigned long long)job->id);
-    table_cell(t, job->name, NULL);
-    table_cell(t, job->user, NULL);
+    table_cell_number(t, job->id);
+    table_cell(t, job->name, TABLE_PLAIN);
+    table_cell(t, job->user, TABLE_PLAIN);
     table_cell(t, state, state_color(state));
-    table_cellf(t, job->procs > 0 ? "%u" : "", job->procs);
+    if (job->procs > 0)
+        table_cell_number(t, job->procs);
+    else
+        table_cell(t, "", TABLE_PLAIN);
     if (job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU)
         table_cellf(t, "%ux%u gpu", job->nodes, job->gpus_per_node);
     else
         table_cell(t, job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU ? "cpu" : "auto",
-                   NULL);
+                   TABLE_PLAIN);
     if (job->n_where > 1)
         table_cellf(t, "%s+%zu", job->where[0], job->n_where - 1);
     else
-        table_cell(t, job->n_where > 0 ? job->where[0] : "-", NULL);
+        table_cell(t, job->n_where > 0 ? job->where[0] : "-", TABLE_PLAIN);
     add_time_cell(t, l, job->submit_ms, l->now_ms - job->submit_ms);
     add_time_cell(t, l, job->start_ms, (job->end_ms > 0 ? job->end_ms : l->now_ms) - job->start_ms);
     table_cellf(t, "%u/%u", job->attempt, job->max_restarts + 1);
-    str_add_visible(&text, job->command.data, job->command.len);
-    table_cell(t, text.data, NULL);
-    table_cell(t, job->reason, NULL);
+    table_cell_bytes(t, job->command.data, job->command.len);
+    table_cell(t, job->reason, TABLE_PLAIN);
 }
 
 static void on_jobs(void *ctx, const ProtobufCMessage *msg)
@@ -125,7 +124,7 @@ static void on_jobs(void *ctx, const ProtobufCMessage *msg)
             continue;
         l->shown++;
         if (l->items)
-            json_array_append_new(l->items, view_job(job, false));
+            view_items_add(l->items, view_job(job, false));
         else if (l->table)
             add_row(l, job);
         else
@@ -169,13 +168,7 @@ static int show(struct listing *l, struct accel_error *err)
         else
             table_print(l->table, l->cli->use_color);
     } else if (l->items) {
-        if (option_given(o, OPT_JSON)) {
-            int r = view_select(l->items, o->v[OPT_JSON].text, err);
-
-            if (r < 0)
-                return r;
-        }
-        view_print(view_list(json_incref(l->items)), l->form);
+        return view_items_print(l->items, err);
     } else {
         cli_write_str(STDOUT_FILENO, &l->names);
     }
@@ -194,7 +187,7 @@ int verb_ps(struct cli *cli)
         columns_all[2].is_wide = false;
     str_init(&l.names);
     if (l.form == VIEW_JSON || l.form == VIEW_YAML)
-        l.items = json_array();
+        l.items = view_items_create(l.form, view_fields_of(&cli->opt));
     else if (l.form != VIEW_NAME)
         l.table = table_create(columns_all, ARRAY_LEN(columns), l.form == VIEW_WIDE);
     if (option_given(&cli->opt, OPT_SINCE))
@@ -206,7 +199,7 @@ int verb_ps(struct cli *cli)
     if (r == 0)
         r = show(&l, &err);
     table_destroy(l.table);
-    json_decref(l.items);
+    view_items_destroy(l.items);
     str_done(&l.names);
     return r < 0 ? cli_error(&err) : EXIT_CODE_OK;
 }

@@ -1,54 +1,61 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Aligned columns. Cells are kept here and given to libsmartcols at the end, so that the library is
- * needed by one function only; it is loaded with dlopen because most verbs print no table. Knows
- * nothing of jobs.
+ * Aligned columns. A list may have ten thousand rows, so the text of all cells is one buffer, a
+ * cell is where it ends there, and a column that is not shown costs nothing. Knows nothing of jobs.
  */
 #include "client/accelctl/table.h"
 
-#include <dlfcn.h>
-#include <libsmartcols/libsmartcols.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-#define CELL_BYTES 1024 /* of a formatted cell; longer ones are cut, people see a table */
+#define CELL_BYTES     1024 /* of a formatted cell; longer ones are cut, people see a table */
+#define TERMINAL_WIDTH 80   /* of one that tells none */
+#define WIDTH_KEPT     20   /* characters of a column that others are cut before */
+
+static const char *const color_texts[] = {NULL, "\033[32m", "\033[31m", "\033[33m"};
+#define HEADER_COLOR "\033[1m"
+#define COLOR_END    "\033[0m"
 
 struct cell {
-    char *text;
-    const char *color;
+    size_t end;     /* in text; it begins where the one before ends */
+    uint32_t width; /* characters */
+    uint8_t color;  /* enum table_color */
 };
 
 struct table {
     const struct table_column *columns;
     size_t count;
+    size_t shown_count;
+    size_t next; /* column of the next cell */
     bool is_wide;
-    struct cell *cells;
+    size_t *shown;  /* index into columns */
+    size_t *widths; /* of the shown columns, in characters */
+    struct str text;
+    struct cell *cells; /* of the shown columns, row after row */
     size_t used, cap;
-};
-
-/* The few functions of the library that are needed, found by name. */
-struct smartcols {
-    __typeof__(scols_new_table) *new_table;
-    __typeof__(scols_unref_table) *unref_table;
-    __typeof__(scols_table_new_column) *new_column;
-    __typeof__(scols_table_new_line) *new_line;
-    __typeof__(scols_line_set_data) *set_data;
-    __typeof__(scols_line_get_cell) *get_cell;
-    __typeof__(scols_cell_set_color) *set_color;
-    __typeof__(scols_table_enable_colors) *enable_colors;
-    __typeof__(scols_print_table_to_string) *print;
-    __typeof__(scols_table_set_termforce) *set_termforce;
 };
 
 struct table *table_create(const struct table_column *columns, size_t count, bool is_wide)
 {
     struct table *t = xcalloc(1, sizeof *t);
 
+    CHECK(count > 0);
     t->columns = columns;
     t->count = count;
     t->is_wide = is_wide;
+    t->shown = xcalloc(count, sizeof t->shown[0]);
+    t->widths = xcalloc(count, sizeof t->widths[0]);
+    str_init(&t->text);
+    for (size_t i = 0; i < count; i++) {
+        if (columns[i].is_wide && !is_wide)
+            continue;
+        t->shown[t->shown_count] = i;
+        t->widths[t->shown_count++] = strlen(columns[i].name);
+    }
+    CHECK(t->shown_count > 0);
     return t;
 }
 
@@ -56,25 +63,92 @@ void table_destroy(struct table *t)
 {
     if (!t)
         return;
-    for (size_t i = 0; i < t->used; i++)
-        free(t->cells[i].text);
+    str_done(&t->text);
     free(t->cells);
+    free(t->shown);
+    free(t->widths);
     free(t);
 }
 
-void table_cell(struct table *t, const char *text, const char *color)
+/* Takes the next column's turn; false when it is not shown. */
+static bool next_is_shown(struct table *t)
 {
-    AUTO_STR struct str visible = {0};
+    const struct table_column *c = &t->columns[t->next];
 
+    t->next = t->next + 1 < t->count ? t->next + 1 : 0;
+    return t->is_wide || !c->is_wide;
+}
+
+/* What was appended to the text since the last cell is one. */
+static void end_cell(struct table *t, enum table_color color)
+{
+    size_t begin = t->used > 0 ? t->cells[t->used - 1].end : 0;
+    size_t column = t->used % t->shown_count;
+    uint32_t width = 0;
+
+    for (size_t i = begin; i < t->text.len; i++)
+        width += (t->text.data[i] & 0xc0) != 0x80;
     if (t->used == t->cap) {
         t->cap = t->cap ? t->cap * 2 : 256;
         t->cells = xrealloc(t->cells, t->cap * sizeof t->cells[0]);
     }
-    str_init(&visible);
-    str_add_visible(&visible, text, strlen(text));
-    t->cells[t->used].text = str_steal(&visible);
-    t->cells[t->used].color = color;
-    t->used++;
+    t->cells[t->used++] = (struct cell){t->text.len, width, (uint8_t)color};
+    t->widths[column] = MAX(t->widths[column], width);
+}
+
+static void add_text(struct str *text, const char *p, size_t len)
+{
+    size_t plain = 0;
+
+    while (plain < len && p[plain] >= 0x20 && p[plain] < 0x7f)
+        plain++;
+    str_add(text, p, plain);
+    p += plain;
+    len -= plain;
+    while (len > 0) { /* a tab is no width */
+        const char *tab = memchr(p, '\t', len);
+        size_t n = tab ? (size_t)(tab - p) : len;
+
+        str_add_visible(text, p, n);
+        if (tab) {
+            str_adds(text, "\\x09");
+            n++;
+        }
+        p += n;
+        len -= n;
+    }
+}
+
+void table_cell(struct table *t, const char *text, enum table_color color)
+{
+    if (!next_is_shown(t))
+        return;
+    add_text(&t->text, text, strlen(text));
+    end_cell(t, color);
+}
+
+void table_cell_bytes(struct table *t, const void *p, size_t len)
+{
+    if (!next_is_shown(t))
+        return;
+    add_text(&t->text, p, len);
+    end_cell(t, TABLE_PLAIN);
+}
+
+void table_cell_number(struct table *t, uint64_t n)
+{
+    if (!next_is_shown(t))
+        return;
+    str_add_number(&t->text, n);
+    end_cell(t, TABLE_PLAIN);
+}
+
+void table_cell_age(struct table *t, int64_t ms)
+{
+    if (!next_is_shown(t))
+        return;
+    str_add_age(&t->text, ms);
+    end_cell(t, TABLE_PLAIN);
 }
 
 void table_cellf(struct table *t, const char *fmt, ...)
@@ -82,136 +156,164 @@ void table_cellf(struct table *t, const char *fmt, ...)
     char text[CELL_BYTES];
     va_list ap;
 
+    if (!next_is_shown(t))
+        return;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    table_cell(t, text, NULL);
+    add_text(&t->text, text, strlen(text));
+    end_cell(t, TABLE_PLAIN);
 }
 
-const char *state_color(const char *state)
+enum table_color state_color(const char *state)
 {
     static const struct {
-        const char *state, *color;
-    } colors[] = {{"RUNNING", "\033[32m"}, {"SUCCEEDED", "\033[32m"}, {"READY", "\033[32m"},
-                  {"FAILED", "\033[31m"},  {"LOST", "\033[31m"},      {"TIMED_OUT", "\033[31m"},
-                  {"PENDING", "\033[33m"}};
+        const char *state;
+        enum table_color color;
+    } colors[] = {{"RUNNING", TABLE_GREEN}, {"SUCCEEDED", TABLE_GREEN}, {"READY", TABLE_GREEN},
+                  {"FAILED", TABLE_RED},    {"LOST", TABLE_RED},        {"TIMED_OUT", TABLE_RED},
+                  {"PENDING", TABLE_YELLOW}};
 
     for (size_t i = 0; i < ARRAY_LEN(colors); i++) {
         if (strcmp(colors[i].state, state) == 0)
             return colors[i].color;
     }
-    return NULL;
+    return TABLE_PLAIN;
 }
 
-static bool load(struct smartcols *lib)
+/* Makes the columns that may be cut narrower, the last first, until a line has `width` characters:
+ * down to WIDTH_KEPT each, then down to their names. */
+static void fit(const struct table *t, size_t width, size_t *widths)
 {
-    void *handle = dlopen("libsmartcols.so.1", RTLD_LAZY | RTLD_LOCAL);
-    const struct {
-        const char *name;
-        void *slot;
-    } wanted[] = {
-        {"scols_new_table", &lib->new_table},
-        {"scols_unref_table", &lib->unref_table},
-        {"scols_table_new_column", &lib->new_column},
-        {"scols_table_new_line", &lib->new_line},
-        {"scols_line_set_data", &lib->set_data},
-        {"scols_line_get_cell", &lib->get_cell},
-        {"scols_cell_set_color", &lib->set_color},
-        {"scols_table_enable_colors", &lib->enable_colors},
-        {"scols_print_table_to_string", &lib->print},
-        {"scols_table_set_termforce", &lib->set_termforce},
-    };
+    size_t total = t->shown_count - 1;
 
-    if (!handle)
-        return false;
-    for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
-        void *symbol = dlsym(handle, wanted[i].name);
+    for (size_t i = 0; i < t->shown_count; i++)
+        total += widths[i];
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t i = t->shown_count; i-- > 0 && total > width;) {
+            const struct table_column *c = &t->columns[t->shown[i]];
+            size_t kept = MAX(strlen(c->name), pass == 0 ? (size_t)WIDTH_KEPT : 0);
 
-        if (!symbol)
-            return false;
-        memcpy(wanted[i].slot, &symbol, sizeof symbol);
-    }
-    return true;
-}
+            if (!c->may_cut || widths[i] <= kept)
+                continue;
+            size_t less = MIN(widths[i] - kept, total - width);
 
-static bool is_shown(const struct table *t, size_t column)
-{
-    return t->is_wide || !t->columns[column].is_wide;
-}
-
-static void print_plain(const struct table *t)
-{
-    AUTO_STR struct str out = {0};
-
-    str_init(&out);
-    for (size_t i = 0; i < t->count; i++)
-        if (is_shown(t, i))
-            str_addf(&out, "%s%s", i > 0 ? "\t" : "", t->columns[i].name);
-    str_addc(&out, '\n');
-    for (size_t i = 0; i < t->used; i++) {
-        if (is_shown(t, i % t->count))
-            str_addf(&out, "%s%s", i % t->count > 0 ? "\t" : "", t->cells[i].text);
-        if (i % t->count == t->count - 1)
-            str_addc(&out, '\n');
-    }
-    cli_write_str(STDOUT_FILENO, &out);
-}
-
-/* False: the library has no memory, and what it holds is not the table. */
-static bool fill(const struct table *t, const struct smartcols *lib, struct libscols_table *tb,
-                 bool use_color)
-{
-    struct libscols_line *line = NULL;
-    size_t at = 0;
-
-    for (size_t i = 0; i < t->count; i++) {
-        const struct table_column *c = &t->columns[i];
-
-        int flags = (c->is_right ? SCOLS_FL_RIGHT : 0) | (c->may_cut ? SCOLS_FL_TRUNC : 0);
-
-        if (is_shown(t, i) && !lib->new_column(tb, c->name, 0, flags))
-            return false;
-    }
-    for (size_t i = 0; i < t->used; i++) {
-        if (i % t->count == 0) {
-            line = lib->new_line(tb, NULL);
-            at = 0;
+            widths[i] -= less;
+            total -= less;
         }
-        if (!line)
-            return false;
-        if (!is_shown(t, i % t->count))
-            continue;
-        if (lib->set_data(line, at, t->cells[i].text) < 0)
-            return false;
-        if (use_color && t->cells[i].color)
-            lib->set_color(lib->get_cell(line, at), t->cells[i].color);
-        at++;
     }
-    return true;
+}
+
+/* Bytes of the first `width` characters. */
+static size_t cut_length(const char *p, size_t len, size_t width)
+{
+    size_t i = 0;
+
+    for (; i < len; i++) {
+        if ((p[i] & 0xc0) != 0x80 && width-- == 0)
+            break;
+    }
+    return i;
+}
+
+static void add_blanks(struct str *out, size_t count)
+{
+    static const char blanks[] = "                                "
+                                 "                                ";
+
+    for (; count >= sizeof blanks; count -= sizeof blanks - 1)
+        str_add(out, blanks, sizeof blanks - 1);
+    str_add(out, blanks, count);
+}
+
+/* One line: blanks are owed and only paid when something follows. */
+struct line {
+    struct str *out;
+    size_t owed;
+};
+
+static void add_cell(struct line *line, const char *p, size_t len, size_t blanks, bool is_right,
+                     const char *color)
+{
+    if (len == 0) {
+        line->owed += blanks;
+        return;
+    }
+    add_blanks(line->out, line->owed + (is_right ? blanks : 0));
+    line->owed = is_right ? 0 : blanks;
+    if (color)
+        str_adds(line->out, color);
+    str_add(line->out, p, len);
+    if (color)
+        str_adds(line->out, COLOR_END);
+}
+
+static void add_header(const struct table *t, const size_t *widths, bool use_color, struct str *out)
+{
+    struct line line = {out, 0};
+
+    if (use_color)
+        str_adds(out, HEADER_COLOR);
+    for (size_t i = 0; i < t->shown_count; i++) {
+        const struct table_column *c = &t->columns[t->shown[i]];
+        size_t len = strlen(c->name);
+
+        line.owed += i > 0;
+        add_cell(&line, c->name, len, widths[i] - len, c->is_right, NULL);
+    }
+    str_adds(out, use_color ? COLOR_END "\n" : "\n");
+}
+
+void table_format(const struct table *t, bool use_color, size_t width, struct str *out)
+{
+    AUTO_FREE size_t *widths = xcalloc(t->shown_count, sizeof widths[0]);
+    size_t begin = 0;
+
+    memcpy(widths, t->widths, t->shown_count * sizeof widths[0]);
+    if (width > 0)
+        fit(t, width, widths);
+    add_header(t, widths, use_color, out);
+    for (size_t row = 0; row + t->shown_count <= t->used; row += t->shown_count) {
+        struct line line = {out, 0};
+
+        for (size_t i = 0; i < t->shown_count; i++) {
+            const struct cell *cell = &t->cells[row + i];
+            const char *p = t->text.data + begin;
+            size_t len = cell->end - begin;
+            bool is_cut = cell->width > widths[i];
+
+            if (is_cut)
+                len = cut_length(p, len, widths[i]);
+            line.owed += i > 0;
+            add_cell(&line, p, len, is_cut ? 0 : widths[i] - cell->width,
+                     t->columns[t->shown[i]].is_right, use_color ? color_texts[cell->color] : NULL);
+            begin = cell->end;
+        }
+        str_addc(out, '\n');
+    }
+}
+
+/* 0 when stdout is no terminal. */
+static size_t terminal_width(void)
+{
+    const char *columns = getenv("COLUMNS");
+    struct winsize size = {0};
+    uint64_t width;
+
+    if (!isatty(STDOUT_FILENO))
+        return 0;
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+        return size.ws_col;
+    if (columns && parse_u64(columns, 1, UINT16_MAX, &width) == 0)
+        return width;
+    return TERMINAL_WIDTH;
 }
 
 void table_print(const struct table *t, bool use_color)
 {
-    struct smartcols lib = {0};
-    struct libscols_table *tb;
-    AUTO_FREE char *text = NULL;
+    AUTO_STR struct str out = {0};
 
-    if (!load(&lib) || !(tb = lib.new_table())) {
-        print_plain(t);
-        return;
-    }
-    if (use_color)
-        lib.enable_colors(tb, 1);
-    if (isatty(STDOUT_FILENO))
-        lib.set_termforce(tb, SCOLS_TERMFORCE_ALWAYS);
-    if (!fill(t, &lib, tb, use_color) || lib.print(tb, &text) < 0 || !text) {
-        print_plain(t);
-    } else {
-        size_t len = strlen(text);
-
-        cli_write(STDOUT_FILENO, text, len);
-        if (len > 0 && text[len - 1] != '\n')
-            cli_write(STDOUT_FILENO, "\n", 1);
-    }
-    lib.unref_table(tb);
+    str_init(&out);
+    table_format(t, use_color, terminal_width(), &out);
+    cli_write_str(STDOUT_FILENO, &out);
 }

@@ -19,6 +19,11 @@ enum view_form view_form_of(const struct options *o)
     return (enum view_form)o->v[OPT_FORMAT].number; /* the choices stand in this order */
 }
 
+const char *view_fields_of(const struct options *o)
+{
+    return option_given(o, OPT_JSON) ? o->v[OPT_JSON].text : NULL;
+}
+
 const char *view_job_state(Accel__V1__JobState state)
 {
     switch (state) {
@@ -306,6 +311,30 @@ static int no_such_field(const json_t *item, const char *name, struct accel_erro
                      near ? "--json " : "-o json, which shows them all", near ? near : "");
 }
 
+/* A new reference to item with only these fields. */
+static int select_fields(const json_t *item, const char *fields, json_t **ret_kept,
+                         struct accel_error *err)
+{
+    json_t *kept = json_object();
+
+    for (const char *p = fields; *p != '\0'; p += strspn(p, ",")) {
+        size_t len = strcspn(p, ",");
+        char name[64];
+
+        snprintf(name, sizeof name, "%.*s", (int)len, p);
+        json_t *value = json_object_get(item, name);
+
+        if (!value) {
+            json_decref(kept);
+            return no_such_field(item, name, err);
+        }
+        json_object_set_nocheck(kept, name, value);
+        p += len;
+    }
+    *ret_kept = kept;
+    return 0;
+}
+
 int view_select(json_t *items, const char *fields, struct accel_error *err)
 {
     size_t index;
@@ -313,22 +342,11 @@ int view_select(json_t *items, const char *fields, struct accel_error *err)
 
     json_array_foreach(items, index, item)
     {
-        json_t *kept = json_object();
+        json_t *kept;
+        int r = select_fields(item, fields, &kept, err);
 
-        for (const char *p = fields; *p != '\0'; p += strspn(p, ",")) {
-            size_t len = strcspn(p, ",");
-            char name[64];
-
-            snprintf(name, sizeof name, "%.*s", (int)len, p);
-            json_t *value = json_object_get(item, name);
-
-            if (!value) {
-                json_decref(kept);
-                return no_such_field(item, name, err);
-            }
-            json_object_set_nocheck(kept, name, value);
-            p += len;
-        }
+        if (r < 0)
+            return r;
         json_array_set_new(items, index, kept);
     }
     return 0;
@@ -368,6 +386,116 @@ void view_print(json_t *value, enum view_form form)
     }
     cli_write_str(STDOUT_FILENO, &out);
     json_decref(value);
+}
+
+#define ITEM_BYTES 4096 /* of JSON to begin with: a job without its attempts is 600 */
+
+struct view_items {
+    enum view_form form;
+    const char *fields;
+    size_t count;
+    struct str text;
+    char *dump; /* one item */
+    size_t dump_cap;
+    struct accel_error err; /* of the first item that fields did not fit */
+};
+
+struct view_items *view_items_create(enum view_form form, const char *fields)
+{
+    struct view_items *v = xcalloc(1, sizeof *v);
+
+    v->form = form;
+    v->fields = fields;
+    v->dump_cap = ITEM_BYTES;
+    v->dump = xrealloc(NULL, v->dump_cap);
+    str_init(&v->text);
+    str_adds(&v->text, form == VIEW_YAML ? "apiVersion: accel/v1\nitems:"
+                                         : "{\n  \"apiVersion\": \"accel/v1\",\n  \"items\": [");
+    return v;
+}
+
+void view_items_destroy(struct view_items *v)
+{
+    if (!v)
+        return;
+    str_done(&v->text);
+    free(v->dump);
+    free(v);
+}
+
+/* As json_dumps would within the list: a raw line feed stands between tokens only, and there the
+ * depth of an item is added. Not by json_dump_callback, which calls for every token. */
+static void add_json(struct view_items *v, const json_t *item)
+{
+    const char *p, *feed;
+    size_t len = json_dumpb(item, v->dump, v->dump_cap, JSON_INDENT(2));
+
+    if (len > v->dump_cap) {
+        v->dump_cap = len * 2;
+        v->dump = xrealloc(v->dump, v->dump_cap);
+        len = json_dumpb(item, v->dump, v->dump_cap, JSON_INDENT(2));
+    }
+    for (p = v->dump; (feed = memchr(p, '\n', len)); p = feed + 1) {
+        size_t n = (size_t)(feed + 1 - p);
+
+        str_add(&v->text, p, n);
+        str_add(&v->text, "    ", 4);
+        len -= n;
+    }
+    str_add(&v->text, p, len);
+}
+
+static void add_item(struct view_items *v, json_t *item)
+{
+    if (v->form == VIEW_YAML) {
+        json_t *list = json_array();
+
+        if (v->count == 0)
+            str_addc(&v->text, '\n');
+        json_array_append(list, item);
+        view_yaml(&v->text, list);
+        json_decref(list);
+    } else {
+        str_adds(&v->text, v->count == 0 ? "\n    " : ",\n    ");
+        add_json(v, item);
+    }
+    v->count++;
+}
+
+void view_items_add(struct view_items *v, json_t *item)
+{
+    json_t *kept = item;
+
+    if (v->err.code == 0 && (!v->fields || select_fields(item, v->fields, &kept, &v->err) == 0)) {
+        add_item(v, kept);
+        if (kept != item)
+            json_decref(kept);
+    }
+    json_decref(item);
+}
+
+int view_items_end(struct view_items *v, const struct str **ret_text, struct accel_error *err)
+{
+    if (v->err.code < 0) {
+        *err = v->err;
+        return err->code;
+    }
+    if (v->form == VIEW_YAML)
+        str_adds(&v->text, v->count == 0 ? " []\n" : "");
+    else
+        str_adds(&v->text, v->count == 0 ? "]\n}\n" : "\n  ]\n}\n");
+    *ret_text = &v->text;
+    return 0;
+}
+
+int view_items_print(struct view_items *v, struct accel_error *err)
+{
+    const struct str *text;
+    int r = view_items_end(v, &text, err);
+
+    if (r == 0)
+        cli_write_str(STDOUT_FILENO, text);
+    return r;
 }
 
 void view_print_line(json_t *value)

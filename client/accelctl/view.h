@@ -16,6 +16,8 @@
 enum view_form { VIEW_TABLE, VIEW_WIDE, VIEW_JSON, VIEW_YAML, VIEW_NAME };
 /* From -o and --json. */
 enum view_form view_form_of(const struct options *o);
+/* Of --json, for view_select; NULL for all. Borrowed from o. */
+const char *view_fields_of(const struct options *o);
 
 /* New references. */
 json_t *view_job(const Accel__V1__Job *job, bool has_attempts);
@@ -40,6 +42,21 @@ json_t *view_list(json_t *items);
 /* Puts "apiVersion" first; steals object. */
 json_t *view_single(json_t *object);
 void view_yaml(struct str *out, const json_t *value);
+
+/* What view_list gives of many items, written item by item: ten thousand jobs as JSON values are
+ * some 50 MB and half a million heap blocks. */
+struct view_items; /* opaque */
+/* form: VIEW_JSON or VIEW_YAML. fields: as for view_select, or NULL for all; must outlive this. */
+struct view_items *view_items_create(enum view_form form, const char *fields);
+void view_items_destroy(struct view_items *v);
+/* Steals item. Nothing more is taken once fields did not fit one. */
+void view_items_add(struct view_items *v, json_t *item);
+/* Ends the list and tells its text, which v owns; add nothing after. ACCEL_EINVAL as view_select.
+ */
+int view_items_end(struct view_items *v, const struct str **ret_text,
+                   struct accel_error *err) MUST_CHECK;
+/* view_items_end to stdout; prints nothing on an error. */
+int view_items_print(struct view_items *v, struct accel_error *err) MUST_CHECK;
 /* Prints and releases value in the form (JSON or YAML). */
 void view_print(json_t *value, enum view_form form);
 /* One line of JSON; releases value. */

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "client/accelctl/result.h"
+#include "client/accelctl/table.h"
 #include "client/accelctl/view.h"
 
 #define BYTES(text) ((ProtobufCBinaryData){sizeof(text) - 1, (uint8_t *)(text)})
@@ -115,8 +116,8 @@ static void test_field_names(void **state)
 
     assert_string_equal(
         text,
-        "{\"rank\":1,\"local_rank\":1,\"pid\":71,\"node\":\"n1\",\"state\":\"EXITED\",\"exit_code\":3,"
-        "\"signal\":null,\"started\":\"1970-01-01T00:00:01.000Z\","
+        "{\"rank\":1,\"local_rank\":1,\"pid\":71,\"node\":\"n1\",\"state\":\"EXITED\","
+        "\"exit_code\":3,\"signal\":null,\"started\":\"1970-01-01T00:00:01.000Z\","
         "\"ended\":\"1970-01-01T00:00:03.500Z\",\"devices\":[\"cpu:1\"],\"stdout\":\"/s/1.out\","
         "\"stderr\":\"/s/1.err\",\"stderr_tail\":\"one\\nNo module named 'torch'\\n\\\\xff\\n\","
         "\"error\":null}");
@@ -190,6 +191,149 @@ static void test_yaml(void **state)
         "plain: abc\nquoted: \"a: \\\"b\\\"\\n\\\\\"\nword: \"no\"\nnothing: null\nflag: true\n"
         "empty: []\nnone: {}\nlist:\n- 1\n- k: v-1\n  in:\n  - \"12\"\nnumber: \"12\"\n");
     json_decref(value);
+}
+
+/* Item by item must give what the whole list gives, byte for byte. */
+static void check_items(size_t count, const char *fields, enum view_form form)
+{
+    struct view_items *v = view_items_create(form, fields);
+    json_t *items = json_array();
+    AUTO_STR struct str want = {0};
+    const struct str *text;
+    struct accel_error err = {0};
+    struct sample s;
+
+    sample_init(&s);
+    for (size_t i = 0; i < count; i++) {
+        s.job.id = i + 1;
+        s.job.name = i == 1 ? "a\nb\t\"\xc3\xa9\"" : "train";
+        view_items_add(v, view_job(&s.job, i % 2 == 0));
+        json_array_append_new(items, view_job(&s.job, i % 2 == 0));
+    }
+    if (fields)
+        assert_int_equal(view_select(items, fields, &err), 0);
+    json_t *list = view_list(items);
+
+    str_init(&want);
+    if (form == VIEW_YAML) {
+        view_yaml(&want, list);
+    } else {
+        AUTO_FREE char *dumped = json_dumps(list, JSON_INDENT(2));
+
+        str_addf(&want, "%s\n", dumped);
+    }
+    assert_int_equal(view_items_end(v, &text, &err), 0);
+    assert_string_equal(text->data, want.data);
+    json_decref(list);
+    view_items_destroy(v);
+}
+
+static void test_items(void **state)
+{
+    static const char *const fields[] = {NULL, "id", "where,state,name"};
+    struct view_items *v = view_items_create(VIEW_JSON, "id,stat");
+    struct accel_error err = {0};
+    const struct str *text = NULL;
+    struct sample s;
+
+    for (size_t count = 0; count < 4; count++) {
+        for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
+            check_items(count, fields[i], VIEW_JSON);
+            check_items(count, fields[i], VIEW_YAML);
+        }
+    }
+    sample_init(&s);
+    view_items_add(v, view_job(&s.job, false));
+    view_items_add(v, view_job(&s.job, true));
+    assert_int_equal(view_items_end(v, &text, &err), ACCEL_EINVAL);
+    assert_non_null(strstr(err.text, "--json state"));
+    assert_null(text);
+    view_items_destroy(v);
+}
+
+static const struct table_column table_columns[] = {
+    {.name = "ID", .is_right = true},
+    {.name = "NAME", .may_cut = true},
+    {.name = "USER", .is_wide = true},
+    {.name = "AGE", .is_right = true},
+    {.name = "STATE"},
+    {.name = "REASON", .may_cut = true},
+};
+
+static struct table *sample_table(bool is_wide)
+{
+    struct table *t = table_create(table_columns, ARRAY_LEN(table_columns), is_wide);
+
+    table_cell_number(t, UINT64_MAX);
+    table_cell(t, "r\xc3\xa9sum\xc3\xa9", TABLE_PLAIN);
+    table_cellf(t, "%s-%d", "ann", 1);
+    table_cell_age(t, 7800000);
+    table_cell(t, "RUNNING", state_color("RUNNING"));
+    table_cell(t, "", TABLE_PLAIN);
+    table_cell_number(t, 0);
+    table_cell_bytes(t, "a\tb\x1b\xff?", 5);
+    table_cell(t, "bob", TABLE_PLAIN);
+    table_cell(t, "", TABLE_PLAIN);
+    table_cell(t, "HELD", state_color("HELD"));
+    table_cell(t,
+               "none of the nodes that are r\xc3\xa9"
+               "ady has two",
+               TABLE_PLAIN);
+    table_cell_number(t, 7); /* no complete row */
+    return t;
+}
+
+static void check_table(bool is_wide, bool use_color, size_t width, const char *want)
+{
+    struct table *t = sample_table(is_wide);
+    AUTO_STR struct str out = {0};
+
+    str_init(&out);
+    table_format(t, use_color, width, &out);
+    assert_string_equal(out.data, want);
+    table_destroy(t);
+}
+
+static void test_table(void **state)
+{
+    check_table(false, false, 0,
+                "                  ID NAME             AGE STATE   REASON\n"
+                "18446744073709551615 r\xc3\xa9sum\xc3\xa9         2h10m RUNNING\n"
+                "                   0 a\\x09b\\x1b\\xff       HELD    "
+                "none of the nodes that are r\xc3\xa9"
+                "ady has two\n");
+    check_table(true, false, 0,
+                "                  ID NAME           USER    AGE STATE   REASON\n"
+                "18446744073709551615 r\xc3\xa9sum\xc3\xa9         ann-1 2h10m RUNNING\n"
+                "                   0 a\\x09b\\x1b\\xff bob         HELD    "
+                "none of the nodes that are r\xc3\xa9"
+                "ady has two\n");
+    check_table(false, true, 0,
+                "\033[1m                  ID NAME             AGE STATE   REASON\033[0m\n"
+                "18446744073709551615 r\xc3\xa9sum\xc3\xa9         2h10m "
+                "\033[32mRUNNING\033[0m\n"
+                "                   0 a\\x09b\\x1b\\xff       HELD    "
+                "none of the nodes that are r\xc3\xa9"
+                "ady has two\n");
+}
+
+static void test_table_on_a_narrow_terminal(void **state)
+{
+    /* the last column first, in the middle of no character; then the others; never a name */
+    check_table(
+        false, false, 78,
+        "                  ID NAME             AGE STATE   REASON\n"
+        "18446744073709551615 r\xc3\xa9sum\xc3\xa9         2h10m RUNNING\n"
+        "                   0 a\\x09b\\x1b\\xff       HELD    none of the nodes that are r\n");
+    check_table(false, false, 79,
+                "                  ID NAME             AGE STATE   REASON\n"
+                "18446744073709551615 r\xc3\xa9sum\xc3\xa9         2h10m RUNNING\n"
+                "                   0 a\\x09b\\x1b\\xff       HELD    "
+                "none of the nodes that are r\xc3\xa9\n");
+    check_table(false, false, 1,
+                "                  ID NAME   AGE STATE   REASON\n"
+                "18446744073709551615 r\xc3\xa9su 2h10m RUNNING\n"
+                "                   0 a\\x0       HELD    none o\n");
 }
 
 static void test_bytes_become_utf8(void **state)
@@ -283,8 +427,11 @@ static void test_ages(void **state)
     static const struct {
         int64_t ms;
         const char *text;
-    } rows[] = {
-        {-5, "0s"}, {59000, "59s"}, {300000, "5m"}, {7800000, "2h10m"}, {360000000, "4d4h"}};
+    } rows[] = {{-5, "0s"},          {59000, "59s"},
+                {300000, "5m"},      {7800000, "2h10m"},
+                {360000000, "4d4h"}, {119999, "119s"},
+                {120000, "2m"},      {7200000, "2h0m"},
+                {172800000, "2d0h"}, {INT64_MAX, "106751991167d7h"}};
 
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         AUTO_STR struct str out = {0};
@@ -320,6 +467,9 @@ int main(void)
         cmocka_unit_test(test_nodes_and_events),
         cmocka_unit_test(test_select),
         cmocka_unit_test(test_yaml),
+        cmocka_unit_test(test_items),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_table_on_a_narrow_terminal),
         cmocka_unit_test(test_bytes_become_utf8),
         cmocka_unit_test(test_exit_codes),
         cmocka_unit_test(test_report),
