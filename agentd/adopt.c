@@ -61,27 +61,52 @@ int adopt_connect(int dir_fd, struct attempt_id id)
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
-        return -errno;
+        return ACCEL_EAGAIN;
     }
     snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d/%" PRIu64 ".%u/sock", dir_fd,
              id.job_id, id.attempt);
     if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-        return -errno;
+        return errno == ECONNREFUSED || errno == ENOENT || errno == ENOTDIR ? ACCEL_ENOENT
+                                                                            : ACCEL_EAGAIN;
     }
     return STEAL_FD(fd);
 }
 
-bool adopt_is_shim_alive(int dir_fd, struct attempt_id id, pid_t *ret_pid)
+enum shim_life { SHIM_DEAD, SHIM_ALIVE, SHIM_NO_PID, SHIM_UNKNOWN };
+
+/* start 0: any. */
+static enum shim_life life_of(pid_t pid, uint64_t start)
+{
+    char state;
+    pid_t parent;
+    uint64_t found;
+    if (proc_stat(pid, &state, &parent, &found)) {
+        bool is_other = start != 0 && found != start;
+        return is_other || state == 'Z' || state == 'X' ? SHIM_DEAD : SHIM_ALIVE;
+    }
+    return kill(pid, 0) < 0 && errno == ESRCH ? SHIM_DEAD : SHIM_UNKNOWN;
+}
+
+static enum shim_life shim_life(int dir_fd, struct attempt_id id, pid_t *pid)
 {
     size_t len;
-    int pid;
+    int known;
     uint64_t start;
     AUTO_FREE char *text = read_file(dir_fd, id, "pid", PID_FILE_BYTES, &len);
-    if (text == NULL || sscanf(text, "%d %" SCNu64, &pid, &start) != 2) {
-        return *ret_pid > 0 && proc_start_time(*ret_pid) != 0; /* it has not come to write it */
+    if (text == NULL && has_file(dir_fd, id, "pid")) {
+        return SHIM_UNKNOWN;
     }
-    *ret_pid = pid;
-    return start != 0 && proc_start_time(pid) == start;
+    if (text == NULL || sscanf(text, "%d %" SCNu64, &known, &start) != 2 || known <= 0) {
+        return *pid > 0 ? life_of(*pid, 0) : SHIM_NO_PID; /* it has not come to write it */
+    }
+    *pid = known;
+    return start == 0 ? SHIM_DEAD : life_of(known, start);
+}
+
+bool adopt_is_shim_dead(int dir_fd, struct attempt_id id, int connected, pid_t *pid)
+{
+    enum shim_life life = shim_life(dir_fd, id, pid);
+    return life == SHIM_DEAD || (life == SHIM_NO_PID && connected == ACCEL_ENOENT);
 }
 
 Accel__V1__ExitRecord *adopt_read_record(int dir_fd, struct attempt_id id)
@@ -272,14 +297,23 @@ static void begin_sweep(struct adoption *ad, struct orphan *o)
     attempt_sweep(ad->l, o->a);
 }
 
-/* The shim is not there (any more). */
-static void on_dead(struct adoption *ad, struct orphan *o)
+static void tell_live(struct adoption *ad, struct orphan *o);
+
+/* There is no talking with the shim; connected: what adopt_connect() said. */
+static void on_unreachable(struct adoption *ad, struct orphan *o, int connected)
 {
+    struct launcher_exec *l = ad->l;
     base_close_fd(&o->fd);
     o->fd = -1;
-    if (!tell_record(ad, o)) { /* it may have ended while we came */
-        begin_sweep(ad, o);
+    if (tell_record(ad, o)) { /* it may have ended while we came */
+        return;
     }
+    if (adopt_is_shim_dead(l->dir_fd, o->a->id, connected, &o->a->shim_pid)) {
+        begin_sweep(ad, o);
+        return;
+    }
+    tell_live(ad, o);
+    attempt_detach(l, o->a);
 }
 
 static void on_swept(struct adoption *ad, struct orphan *o)
@@ -337,15 +371,14 @@ static void begin(struct adoption *ad, struct orphan *o)
     }
     o->fd = adopt_connect(l->dir_fd, o->a->id);
     if (o->fd < 0) {
-        o->fd = -1;
-        begin_sweep(ad, o);
+        on_unreachable(ad, o, o->fd);
         return;
     }
     str_init(&own);
     wire_add_own(&own, l->incarnation);
     /* A dozen bytes into an empty socket: all or nothing. */
     if (send(o->fd, own.data, own.len, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)own.len) {
-        on_dead(ad, o);
+        on_unreachable(ad, o, 0);
         return;
     }
     o->phase = ADOPT_HELLO;
@@ -355,13 +388,12 @@ static void begin(struct adoption *ad, struct orphan *o)
 static void take_over(struct adoption *ad, struct orphan *o, const Accel__V1__ShimHello *hello)
 {
     o->a->state = ATTEMPT_LIVE;
-    int r = attempt_connect(ad->l, o->a, STEAL_FD(o->fd));
-    if (r < 0) {
-        begin_sweep(ad, o); /* no memory for a handle: better an end than a job without a master */
-        return;
-    }
+    bool is_ours = attempt_connect(ad->l, o->a, STEAL_FD(o->fd)) == 0;
     if (hello != NULL) {
         attempt_on_hello(ad->l, o->a, hello, false);
+    }
+    if (!is_ours) {
+        attempt_detach(ad->l, o->a); /* it could not be watched; later it may */
     }
 }
 
@@ -377,7 +409,7 @@ static void on_hello_readable(struct adoption *ad, struct orphan *o)
             return;
         }
         if (n < 0 || (n == 0 && need > o->have)) {
-            on_dead(ad, o);
+            on_unreachable(ad, o, 0);
             return;
         }
         o->have += (size_t)n;
@@ -391,27 +423,25 @@ static void on_hello_readable(struct adoption *ad, struct orphan *o)
                   (size_t)o->head[3] << 24;
         o->have = 0;
         if (o->need == 0 || o->need > LIMIT_FRAME_BYTES) {
-            on_dead(ad, o);
+            on_unreachable(ad, o, 0);
             return;
         }
         o->body = xcalloc(1, o->need);
     }
     Accel__V1__ShimUp *up = accel__v1__shim_up__unpack(&codec_memory, o->need, o->body);
     if (up == NULL || up->body_case != ACCEL__V1__SHIM_UP__BODY_HELLO) {
-        on_dead(ad, o);
+        on_unreachable(ad, o, 0);
     } else {
         take_over(ad, o, up->hello);
-        if (o->phase == ADOPT_HELLO) {
-            tell(ad, o, up->hello, NULL, false);
-        }
+        tell(ad, o, up->hello, NULL, false);
     }
     if (up != NULL) {
         accel__v1__shim_up__free_unpacked(up, NULL);
     }
 }
 
-/* Time is up: it is told as live with what the files say, and callbacks bring the rest. */
-static void on_late(struct adoption *ad, struct orphan *o)
+/* Told as live with what the files say; callbacks bring the rest. */
+static void tell_live(struct adoption *ad, struct orphan *o)
 {
     Accel__V1__ShimHello hello = ACCEL__V1__SHIM_HELLO__INIT;
     struct attempt *a = o->a;
@@ -431,19 +461,24 @@ static void on_late(struct adoption *ad, struct orphan *o)
     hello.ranks = list;
     a->is_started = hello.started;
     a->is_adopting = false;
+    tell(ad, o, &hello, NULL, false);
+}
+
+/* Time is up. */
+static void on_late(struct adoption *ad, struct orphan *o)
+{
+    struct attempt *a = o->a;
     if (o->phase == ADOPT_HELLO) {
-        uint8_t *head = o->head;
         size_t head_len = o->body != NULL ? sizeof(o->head) : o->have;
         take_over(ad, o, NULL);
         if (a->wire != NULL) { /* what came of its hello already */
-            codec_reader_feed(&a->wire->in, head, head_len);
+            codec_reader_feed(&a->wire->in, o->head, head_len);
             if (o->body != NULL) {
                 codec_reader_feed(&a->wire->in, o->body, o->have);
             }
         }
     }
-    a->is_adopting = false;
-    tell(ad, o, &hello, NULL, false);
+    tell_live(ad, o);
 }
 
 static void wait_all(struct adoption *ad)

@@ -47,7 +47,7 @@ static Accel__V1__Rank *make_rank(const struct agent *a, const struct attempt *t
     rank->pid = w->pid;
     rank->state = arena_strdup(arena, worker_state_name(w->state));
     rank->exited = w->exited;
-    rank->exit_code = w->error ? exit_code_of_errno(w->start_errno) : w->exit_code;
+    rank->exit_code = w->error && !w->exit_code ? exit_code_of_errno(w->start_errno) : w->exit_code;
     rank->signal = w->signal;
     rank->start_ms = w->start_ms;
     rank->end_ms = w->end_ms;

@@ -21,7 +21,9 @@
 enum attempt_state {
     ATTEMPT_LAUNCHING, /* START was sent */
     ATTEMPT_LIVE,
-    ATTEMPT_DETACHED, /* the connection is gone; the shim is dying, or serves a newer acceld */
+    /* There is no connection and the shim is not known to be dead: it is dying, it cannot answer
+     * now, or it serves a newer acceld. Tried again until one or the other is known. */
+    ATTEMPT_DETACHED,
     ATTEMPT_SWEEPING, /* SWEEP was sent */
     ATTEMPT_ENDED,    /* on_gone was called, or the directory was found so */
 };
@@ -57,10 +59,13 @@ struct attempt {
     bool is_watched;
     bool is_stop_asked; /* by the coordinator; then a shim that refuses us does not protect it */
     bool is_adopting; /* launcher_exec_adopt waits for SWEPT: no on_gone then */
+    bool has_stop; /* a stop was asked: said (again) to a shim that comes back */
+    uint32_t stop_cause;
+    uint64_t stop_grace_ms; /* the shortest asked */
     uint64_t era;
     pid_t shim_pid;
     struct wire *wire;  /* to the shim; NULL: none */
-    struct wire *pidfd; /* DETACHED: ready when the shim is dead */
+    struct wire *pidfd; /* DETACHED: ready when the shim is dead; NULL: not to be had now */
     struct rank_known *ranks;
     size_t rank_count;
     uint64_t inputs[LAUNCHER_INPUTS];
@@ -96,6 +101,8 @@ struct launcher_exec {
     bool is_indexed; /* every directory has an entry in buckets */
     struct deferred *deferred, **deferred_end;
     uv_idle_t idle; /* runs while there is something deferred, and keeps the loop from waiting */
+    uv_timer_t retry; /* runs while a DETACHED attempt has no connection */
+    uint64_t retry_ms;
     size_t open_handles;
     bool is_closing;
     void (*on_closed)(void *ctx);
@@ -112,16 +119,20 @@ int attempt_connect(struct launcher_exec *l, struct attempt *a, int fd);
 void attempt_on_hello(struct launcher_exec *l, struct attempt *a, const Accel__V1__ShimHello *hello,
                       bool tell);
 void attempt_set_ranks(struct attempt *a, const Accel__V1__AttemptSpec *spec);
-/* Waits for the death of the shim, then sweeps. */
+/* The shim cannot be talked to: tries until it takes us back, sweeps when it is dead. Only what is
+ * proven dead is swept: a job must not die of our want of descriptors. */
 void attempt_detach(struct launcher_exec *l, struct attempt *a);
 void attempt_sweep(struct launcher_exec *l, struct attempt *a);
 /* ShimOwn, at the head of a new connection. */
 void wire_add_own(struct str *out, uint64_t incarnation);
 
 /* adopt.c */
-/* Connects to JOB.N/sock: a descriptor, or -errno (ECONNREFUSED, ENOENT: no shim is there). */
+/* Connects to JOB.N/sock: a descriptor, ACCEL_ENOENT (nobody listens there), or ACCEL_EAGAIN (it
+ * cannot be told now: no descriptors, or the shim is behind with its connections). */
 int adopt_connect(int dir_fd, struct attempt_id id);
-bool adopt_is_shim_alive(int dir_fd, struct attempt_id id, pid_t *ret_pid);
+/* Whether the shim is proven dead; connected: what adopt_connect() said. *pid is what is known of
+ * its number (0: nothing), and what its file says afterwards. */
+bool adopt_is_shim_dead(int dir_fd, struct attempt_id id, int connected, pid_t *pid);
 /* The record on disk, NULL if there is none (readable); caller frees with free_unpacked. */
 Accel__V1__ExitRecord *adopt_read_record(int dir_fd, struct attempt_id id);
 /* Makes up the record of an attempt whose shim did not write one and puts it on disk. cause:

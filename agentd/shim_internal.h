@@ -69,6 +69,7 @@ struct shim_rank {
     uint64_t end_boot_ns;
     int64_t start_ms, end_ms;
     int start_errno;
+    bool is_copy_failed; /* its output file could not be opened: not the program's fault */
     char *error; /* why it could not be started */
 };
 

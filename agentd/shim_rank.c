@@ -24,6 +24,7 @@
 
 #define EXIT_NOT_FOUND 127 /* as every shell says it */
 #define EXIT_NOT_RUN   126
+#define EXIT_NOT_OURS  125 /* nothing is wrong with the program */
 #define REAP_BATCH     64
 
 enum start_step { STEP_FORK, STEP_STDIO, STEP_CWD, STEP_EXEC };
@@ -380,6 +381,7 @@ static bool open_copies(struct shim *s)
         if (r < 0) {
             s->start_failed = true;
             s->ranks[i].start_errno = -r;
+            s->ranks[i].is_copy_failed = true;
             if (s->start_text == NULL) {
                 s->start_text = xstrdup(s->ranks[i].error);
             }
@@ -525,7 +527,9 @@ void rank_fill_exit(const struct shim_rank *k, Accel__V1__RankExit *ret_exit)
         x.stderr_tail = (ProtobufCBinaryData){.len = k->tail_len, .data = k->tail};
     }
     if (k->error != NULL) { /* whether its own exit or our SIGKILL came first */
-        x.exit_code = k->start_errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_RUN;
+        x.exit_code = k->is_copy_failed          ? EXIT_NOT_OURS
+                      : k->start_errno == ENOENT ? EXIT_NOT_FOUND
+                                                 : EXIT_NOT_RUN;
         x.signal = 0;
     }
     *ret_exit = x;
