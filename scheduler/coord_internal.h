@@ -95,7 +95,7 @@ struct attempt {
     size_t share_count;
     struct worker *workers;
     uint32_t world_size;
-    bool is_dirty, workers_dirty;
+    bool is_dirty, workers_dirty, was_interrupted; /* its user sent SIGINT */
     TAILQ_ENTRY(attempt) of_job;
     TAILQ_ENTRY(attempt) dirty;
 };

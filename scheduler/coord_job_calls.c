@@ -426,6 +426,7 @@ void call_signal(struct coord *c, const struct coord_event *ev)
         return;
     }
     struct attempt *at = attempt_find(j, 0);
+    at->was_interrupted |= rq->signo == 2; /* SIGINT */
     ref.job_id = j->id;
     ref.attempt = at->number;
     ref.era = c->era;

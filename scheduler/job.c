@@ -35,6 +35,9 @@ static bool guard_retry(const void *object, const void *event)
     (void)event;
     switch (a->cause) {
     case ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED:
+        if (a->was_interrupted) /* its user's Ctrl-C is not a failure to recover from */
+            return false;
+        return j->restarts < j->max_restarts;
     case ACCEL__V1__CAUSE__CAUSE_SHIM_LOST: return j->restarts < j->max_restarts;
     case ACCEL__V1__CAUSE__CAUSE_NODE_LOST:
     case ACCEL__V1__CAUSE__CAUSE_FENCED: return j->free_restarts < LIMIT_FREE_RESTARTS;

@@ -7,6 +7,7 @@
 
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -252,6 +253,32 @@ static void on_idle(void *ctx, int64_t late_ms)
         shell_stop(s, "idle");
 }
 
+/* A runtime directory goes at the last logout. We could not be found any more, so we make room for
+ * the next one, which adopts everything as after any restart. */
+static void on_socket_event(uv_fs_event_t *watch, const char *name, int events, int status)
+{
+    struct shell *s = watch->data;
+    struct stat st;
+
+    (void)name;
+    (void)events;
+    (void)status;
+    if (stat(s->options->socket_path, &st) < 0 || st.st_ino != s->socket_inode)
+        shell_stop(s, "its socket was removed");
+}
+
+static int watch_socket(struct shell *s)
+{
+    struct stat st;
+
+    uv_fs_event_init(s->loop, &s->socket_watch);
+    s->socket_watch.data = s;
+    if (stat(s->options->socket_path, &st) < 0)
+        return -1;
+    s->socket_inode = st.st_ino;
+    return uv_fs_event_start(&s->socket_watch, on_socket_event, s->options->socket_path, 0);
+}
+
 static void on_signal(void *ctx, int signo)
 {
     shell_stop(ctx, strsignal(signo));
@@ -334,6 +361,9 @@ int shell_serve(struct shell *s, int listen_fd, struct accel_error *err)
 
     if (r < 0)
         return r;
+    if (watch_socket(s) < 0)
+        log_warn("cannot watch %s: should it be removed, nobody will find us",
+                 s->options->socket_path);
     uv_check_start(&s->check, on_check);
     arm_timers(s);
     return 0;
@@ -346,6 +376,7 @@ static void on_store_stopped(void *ctx)
     s->thread = NULL;
     s->store = NULL;
     uv_close((uv_handle_t *)&s->check, NULL);
+    uv_close((uv_handle_t *)&s->socket_watch, NULL);
     loop_timer_close(&s->deadline, NULL);
     loop_timer_close(&s->idle, NULL);
     loop_signals_close(&s->signals);
@@ -377,7 +408,9 @@ void shell_stop(struct shell *s, const char *why)
     log_info("stopping: %s", why);
     s->is_stopping = true;
     /* The name goes first: who comes now starts a successor, which waits for our lock. */
-    unlink(s->options->socket_path);
+    struct stat st;
+    if (stat(s->options->socket_path, &st) == 0 && st.st_ino == s->socket_inode)
+        unlink(s->options->socket_path);
     rpc_local_server_refuse_new(s->server);
     struct coord_event ev = {.type = COORD_EV_STOP};
     if (!s->is_stale && !s->failing.code)

@@ -35,6 +35,8 @@ struct shell {
     struct loop_timer deadline; /* of the core */
     struct loop_timer idle;
     struct loop_signals signals;
+    uv_fs_event_t socket_watch; /* the socket's file: without it nobody finds us */
+    uint64_t socket_inode;
     struct accel_error failing; /* code != 0: the store cannot write */
     struct deferred *deferred_head, **deferred_tail;
     uint32_t deferred_count, admin_calls;
