@@ -415,7 +415,30 @@ static bool is_nobody_there(int r)
     return r == ACCEL_ENOENT || r == ACCEL_ECLOSED;
 }
 
-static int start_under_lock(const struct places *p, int *ret_fd, struct accel_error *err)
+/* A coordinator of the same state may serve in another runtime directory (cron, su, a session of
+ * its own): its lock says where. */
+static int connect_by_lock(struct places *p, int *ret_fd)
+{
+    char path[PATH_MAX + 32];
+    AUTO_FREE char *text = NULL;
+    AUTO_CLOSE int lock_fd = -1;
+    size_t len = 0;
+    int used = 0, pid = 0;
+
+    snprintf(path, sizeof path, "%s/coordinator/lock", p->state);
+    if (access(path, F_OK) < 0 || path_lock(path, false, &lock_fd, NULL) != ACCEL_EBUSY)
+        return ACCEL_ENOENT; /* nobody holds it */
+    if (path_read_all(AT_FDCWD, path, PATH_MAX + 32, &text, &len, NULL) < 0 ||
+        sscanf(text, "%d %n", &pid, &used) < 1 || used == 0)
+        return ACCEL_ENOENT;
+    text[strcspn(text, "\n")] = '\0';
+    if (path_socket_connect(text + used, ret_fd, NULL) < 0 ||
+        !str_copy(p->socket, sizeof p->socket, text + used))
+        return ACCEL_ENOENT;
+    return 0;
+}
+
+static int start_under_lock(struct places *p, int *ret_fd, struct accel_error *err)
 {
     AUTO_CLOSE int lock_fd = -1;
     char lock[PATH_MAX + 16];
@@ -433,6 +456,8 @@ static int start_under_lock(const struct places *p, int *ret_fd, struct accel_er
     r = path_socket_connect(p->socket, ret_fd, err); /* somebody else may have been first */
     if (!is_nobody_there(r))
         return r;
+    if (connect_by_lock(p, ret_fd) == 0)
+        return 0;
     r = start_pair(p, err);
     if (r < 0)
         return r;
@@ -451,5 +476,7 @@ int embedded_connect(char *ret_path, int *ret_fd, struct accel_error *err)
     r = path_socket_connect(p->socket, ret_fd, err);
     if (is_nobody_there(r))
         r = start_under_lock(p, ret_fd, err);
+    if (r == 0)
+        str_copy(ret_path, PATH_MAX, p->socket); /* it may serve elsewhere */
     return r;
 }
