@@ -11,19 +11,22 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define CELL_BYTES     1024 /* of a formatted cell; longer ones are cut, people see a table */
-#define TERMINAL_WIDTH 80   /* of one that tells none */
-#define WIDTH_KEPT     20   /* characters of a column that others are cut before */
+#define CELL_BYTES     1024      /* of a formatted cell; longer ones are cut, people see a table */
+#define TEXT_BYTES     (1 << 20) /* of a cell; longer ones are cut */
+#define CHUNK_BYTES    65536 /* written at once: what a pipe takes, and fresh memory costs more */
+#define TERMINAL_WIDTH 80    /* of one that tells none */
+#define WIDTH_KEPT     20    /* characters of a column that others are cut before */
 
 static const char *const color_texts[] = {NULL, "\033[32m", "\033[31m", "\033[33m"};
 #define HEADER_COLOR "\033[1m"
 #define COLOR_END    "\033[0m"
 
 struct cell {
-    size_t end;     /* in text; it begins where the one before ends */
-    uint32_t width; /* characters */
-    uint8_t color;  /* enum table_color */
+    uint32_t len;        /* bytes of text; it begins where the one before ends */
+    uint32_t width : 24; /* characters */
+    uint32_t color : 8;  /* enum table_color */
 };
+_Static_assert(TEXT_BYTES * 4 < 1 << 24, "a width has 24 bits, a byte becomes at most \\xNN");
 
 struct table {
     const struct table_column *columns;
@@ -79,32 +82,22 @@ static bool next_is_shown(struct table *t)
     return t->is_wide || !c->is_wide;
 }
 
-/* What was appended to the text since the last cell is one. */
-static void end_cell(struct table *t, enum table_color color)
+/* The last len bytes of the text are one. */
+static void end_cell(struct table *t, size_t len, size_t width, enum table_color color)
 {
-    size_t begin = t->used > 0 ? t->cells[t->used - 1].end : 0;
     size_t column = t->used % t->shown_count;
-    uint32_t width = 0;
 
-    for (size_t i = begin; i < t->text.len; i++)
-        width += (t->text.data[i] & 0xc0) != 0x80;
     if (t->used == t->cap) {
         t->cap = t->cap ? t->cap * 2 : 256;
         t->cells = xrealloc(t->cells, t->cap * sizeof t->cells[0]);
     }
-    t->cells[t->used++] = (struct cell){t->text.len, width, (uint8_t)color};
+    t->cells[t->used++] = (struct cell){(uint32_t)len, (uint32_t)width, color};
     t->widths[column] = MAX(t->widths[column], width);
 }
 
-static void add_text(struct str *text, const char *p, size_t len)
+/* Appends what is not all printable ASCII. */
+static void add_visible(struct str *text, const char *p, size_t len)
 {
-    size_t plain = 0;
-
-    while (plain < len && p[plain] >= 0x20 && p[plain] < 0x7f)
-        plain++;
-    str_add(text, p, plain);
-    p += plain;
-    len -= plain;
     while (len > 0) { /* a tab is no width */
         const char *tab = memchr(p, '\t', len);
         size_t n = tab ? (size_t)(tab - p) : len;
@@ -119,36 +112,56 @@ static void add_text(struct str *text, const char *p, size_t len)
     }
 }
 
+static void add_cell_text(struct table *t, const char *p, size_t len, enum table_color color)
+{
+    size_t begin = t->text.len, plain = 0, width = 0;
+
+    len = MIN(len, (size_t)TEXT_BYTES);
+    while (plain < len && p[plain] >= 0x20 && p[plain] < 0x7f)
+        plain++;
+    if (plain == len) {
+        str_add(&t->text, p, len);
+        end_cell(t, len, len, color);
+        return;
+    }
+    add_visible(&t->text, p, len);
+    for (size_t i = begin; i < t->text.len; i++)
+        width += (t->text.data[i] & 0xc0) != 0x80;
+    end_cell(t, t->text.len - begin, width, color);
+}
+
 void table_cell(struct table *t, const char *text, enum table_color color)
 {
     if (!next_is_shown(t))
         return;
-    add_text(&t->text, text, strlen(text));
-    end_cell(t, color);
+    add_cell_text(t, text, strlen(text), color);
 }
 
 void table_cell_bytes(struct table *t, const void *p, size_t len)
 {
     if (!next_is_shown(t))
         return;
-    add_text(&t->text, p, len);
-    end_cell(t, TABLE_PLAIN);
+    add_cell_text(t, p, len, TABLE_PLAIN);
 }
 
 void table_cell_number(struct table *t, uint64_t n)
 {
+    size_t begin = t->text.len;
+
     if (!next_is_shown(t))
         return;
     str_add_number(&t->text, n);
-    end_cell(t, TABLE_PLAIN);
+    end_cell(t, t->text.len - begin, t->text.len - begin, TABLE_PLAIN);
 }
 
 void table_cell_age(struct table *t, int64_t ms)
 {
+    size_t begin = t->text.len;
+
     if (!next_is_shown(t))
         return;
     str_add_age(&t->text, ms);
-    end_cell(t, TABLE_PLAIN);
+    end_cell(t, t->text.len - begin, t->text.len - begin, TABLE_PLAIN);
 }
 
 void table_cellf(struct table *t, const char *fmt, ...)
@@ -161,8 +174,7 @@ void table_cellf(struct table *t, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    add_text(&t->text, text, strlen(text));
-    end_cell(t, TABLE_PLAIN);
+    add_cell_text(t, text, strlen(text), TABLE_PLAIN);
 }
 
 enum table_color state_color(const char *state)
@@ -216,21 +228,18 @@ static size_t cut_length(const char *p, size_t len, size_t width)
     return i;
 }
 
-static void add_blanks(struct str *out, size_t count)
-{
-    static const char blanks[] = "                                "
-                                 "                                ";
-
-    for (; count >= sizeof blanks; count -= sizeof blanks - 1)
-        str_add(out, blanks, sizeof blanks - 1);
-    str_add(out, blanks, count);
-}
-
-/* One line: blanks are owed and only paid when something follows. */
+/* One line in a buffer that is large enough. Blanks are owed, and only paid when something
+ * follows. */
 struct line {
-    struct str *out;
+    char *at;
     size_t owed;
 };
+
+static void add_bytes(struct line *line, const char *p, size_t len)
+{
+    memcpy(line->at, p, len);
+    line->at += len;
+}
 
 static void add_cell(struct line *line, const char *p, size_t len, size_t blanks, bool is_right,
                      const char *color)
@@ -239,18 +248,22 @@ static void add_cell(struct line *line, const char *p, size_t len, size_t blanks
         line->owed += blanks;
         return;
     }
-    add_blanks(line->out, line->owed + (is_right ? blanks : 0));
+    size_t before = line->owed + (is_right ? blanks : 0);
+
+    memset(line->at, ' ', before);
+    line->at += before;
     line->owed = is_right ? 0 : blanks;
     if (color)
-        str_adds(line->out, color);
-    str_add(line->out, p, len);
+        add_bytes(line, color, strlen(color));
+    add_bytes(line, p, len);
     if (color)
-        str_adds(line->out, COLOR_END);
+        add_bytes(line, COLOR_END, sizeof COLOR_END - 1);
 }
 
-static void add_header(const struct table *t, const size_t *widths, bool use_color, struct str *out)
+static void add_header(const struct table *t, const size_t *widths, bool use_color, char *buf,
+                       struct str *out)
 {
-    struct line line = {out, 0};
+    struct line line = {buf, 0};
 
     if (use_color)
         str_adds(out, HEADER_COLOR);
@@ -261,36 +274,66 @@ static void add_header(const struct table *t, const size_t *widths, bool use_col
         line.owed += i > 0;
         add_cell(&line, c->name, len, widths[i] - len, c->is_right, NULL);
     }
+    str_add(out, buf, (size_t)(line.at - buf));
     str_adds(out, use_color ? COLOR_END "\n" : "\n");
 }
 
-void table_format(const struct table *t, bool use_color, size_t width, struct str *out)
+/* Appends a row whose text begins at p; returns where that of the next one does. */
+static const char *add_row(const struct table *t, const size_t *widths, const struct cell *cells,
+                           const char *p, bool use_color, char *buf, struct str *out)
+{
+    struct line line = {buf, 0};
+
+    for (size_t i = 0; i < t->shown_count; i++) {
+        const struct cell *cell = &cells[i];
+        bool is_cut = cell->width > widths[i];
+        size_t len = is_cut ? cut_length(p, cell->len, widths[i]) : cell->len;
+
+        line.owed += i > 0;
+        add_cell(&line, p, len, is_cut ? 0 : widths[i] - cell->width,
+                 t->columns[t->shown[i]].is_right, use_color ? color_texts[cell->color] : NULL);
+        p += cell->len;
+    }
+    add_bytes(&line, "\n", 1);
+    str_add(out, buf, (size_t)(line.at - buf));
+    return p;
+}
+
+/* What add_row may need: four bytes a character, colours, blanks between. */
+static size_t line_bound(const struct table *t, const size_t *widths)
+{
+    size_t bound = 1;
+
+    for (size_t i = 0; i < t->shown_count; i++)
+        bound += 4 * widths[i] + sizeof "\033[32m" + sizeof COLOR_END + 1;
+    return bound;
+}
+
+/* To out, or chunk by chunk to stdout. */
+static void format(const struct table *t, bool use_color, size_t width, bool is_printing,
+                   struct str *out)
 {
     AUTO_FREE size_t *widths = xcalloc(t->shown_count, sizeof widths[0]);
-    size_t begin = 0;
+    AUTO_FREE char *buf = NULL;
+    const char *p = t->text.data;
 
     memcpy(widths, t->widths, t->shown_count * sizeof widths[0]);
     if (width > 0)
         fit(t, width, widths);
-    add_header(t, widths, use_color, out);
+    buf = xrealloc(NULL, line_bound(t, widths));
+    add_header(t, widths, use_color, buf, out);
     for (size_t row = 0; row + t->shown_count <= t->used; row += t->shown_count) {
-        struct line line = {out, 0};
-
-        for (size_t i = 0; i < t->shown_count; i++) {
-            const struct cell *cell = &t->cells[row + i];
-            const char *p = t->text.data + begin;
-            size_t len = cell->end - begin;
-            bool is_cut = cell->width > widths[i];
-
-            if (is_cut)
-                len = cut_length(p, len, widths[i]);
-            line.owed += i > 0;
-            add_cell(&line, p, len, is_cut ? 0 : widths[i] - cell->width,
-                     t->columns[t->shown[i]].is_right, use_color ? color_texts[cell->color] : NULL);
-            begin = cell->end;
+        p = add_row(t, widths, t->cells + row, p, use_color, buf, out);
+        if (is_printing && out->len >= CHUNK_BYTES) {
+            cli_write_str(STDOUT_FILENO, out);
+            str_clear(out);
         }
-        str_addc(out, '\n');
     }
+}
+
+void table_format(const struct table *t, bool use_color, size_t width, struct str *out)
+{
+    format(t, use_color, width, false, out);
 }
 
 /* 0 when stdout is no terminal. */
@@ -314,6 +357,6 @@ void table_print(const struct table *t, bool use_color)
     AUTO_STR struct str out = {0};
 
     str_init(&out);
-    table_format(t, use_color, terminal_width(), &out);
+    format(t, use_color, terminal_width(), true, &out);
     cli_write_str(STDOUT_FILENO, &out);
 }
