@@ -162,6 +162,7 @@ void wire_send_started(struct shim *s)
         exits[i].start_ms = full.start_ms;
         exits[i].error = full.error;
         exits[i].start_errno = full.start_errno;
+        exits[i].exit_code = full.error[0] != '\0' ? full.exit_code : 0;
         list[i] = &exits[i];
     }
     started.n_ranks = s->rank_count;
