@@ -69,7 +69,7 @@ def stale_files(c):
 @test("a coordinator that dies while commands come in: each of them gets its answer")
 def dies_under_commands(c):
     for _ in range(3):
-        c.ok("ps")  # it serves: one that is killed while it starts has not started, and that is told
+        c.ok("ps")  # it serves: one killed while it starts has not started, and that is told
         commands = [c.start("submit", "true") for _ in range(4)]
         c.kill_coordinator()
         for command in commands:
