@@ -311,8 +311,8 @@ static void settle_node(struct coord *c, struct node *n, const Accel__V1__Hello 
     }
 }
 
-/* Directories of jobs that left our history while the node was away. A node that last obeyed another
- * store keeps what it has: that store's people may still want it. */
+/* Directories of jobs that left our history while the node was away. A node that last obeyed
+ * another store keeps what it has: that store's people may still want it. */
 static void forget_unknown(struct coord *c, struct node *n, const Accel__V1__Hello *h)
 {
     Accel__V1__Forget forget = ACCEL__V1__FORGET__INIT;

@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Planned stops of the coordinator, and what waits behind a job that goes: nobody attached is hurt."""
+"""Planned stops of the coordinator, and jobs that go: nobody attached or waiting is hurt."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,8 @@ def behind(c):
     gate = c.gate("gate")
     first = c.submit("sh", "-c", "read x < %s" % gate.path)
     c.wait(first, running=True)
-    slots = sum(d["kind"] == "cpu" for d in c.ok("nodes", "-o", "json").json()["items"][0]["devices"])
+    node = c.ok("nodes", "-o", "json").json()["items"][0]
+    slots = sum(d["kind"] == "cpu" for d in node["devices"])
     large = c.submit("--procs", str(slots), "true")
     small = c.submit("true")
     check_equal(c.describe(small)["state"].lower(), "pending", "state behind the large one")
@@ -67,6 +69,41 @@ def behind(c):
     c.wait(small, 0)
     gate.open()
     c.wait(first, 0)
+
+
+@test("a user's Ctrl-C is not a failure: the gang is not started again")
+def interrupted(c):
+    launch = c.start("launch", "--max-restarts", "3", "sh", "-c",
+                     "trap 'exit 9' INT; echo ready; while :; do sleep 0.05; done")
+    launch.expect("ready")
+    launch.signal(signal.SIGINT)
+    check_equal(launch.finish().rc, 9, "exit code")
+    check_equal(len(c.describe(1)["attempts"]), 1, "attempts")
+
+
+@test("a runtime directory that is removed under a job: the next command finds it")
+def removed(c):
+    gate = c.gate("gate")
+    job = c.submit("sh", "-c", "echo before; read x < %s; echo after" % gate.path)
+    c.wait(job, running=True)
+    pid = c.coordinator()
+    shutil.rmtree(os.path.join(c.runtime, "accel"))
+    wait_pid_gone(pid, what="the coordinator")
+    c.ok("ps")
+    gate.open()
+    c.wait(job, 0)
+    check_equal(c.ok("logs", job).out, "before\nafter\n", "output")
+    c.counts_starts = False
+
+
+@test("another runtime directory with the same state: the same coordinator is found")
+def elsewhere(c):
+    job = c.submit("true")
+    c.wait(job, 0)
+    other = c.path("other")
+    os.mkdir(other, 0o700)
+    result = c.ok("ps", "-a", "-o", "name", env={"XDG_RUNTIME_DIR": other})
+    check_equal(result.out, "1\n", "jobs")
 
 
 @test("what leaves the history leaves the node's disk too, also when the node was away")
