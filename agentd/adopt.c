@@ -2,8 +2,8 @@
 /*
  * What is in attempts/JOB.N when acceld starts or a shim is lost: live shims are taken over,
  * records are read, and where there is neither, the processes are swept and a record is made up.
- * Also here: starting accel-spawn. Blocking, within bounds, only before the loop runs. Trusts the
- * socket, not pids: a shim that lives accepts, a dead one cannot.
+ * Also here: starting accel-spawn. Blocking, within bounds, only before the loop runs. Nothing is
+ * swept on a guess: a shim that does not answer is dead when its pid and start time say so.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -61,13 +61,13 @@ int adopt_connect(int dir_fd, struct attempt_id id)
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
-        return ACCEL_EAGAIN;
+        return ACCEL_EUNAVAIL;
     }
     snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d/%" PRIu64 ".%u/sock", dir_fd,
              id.job_id, id.attempt);
     if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
         return errno == ECONNREFUSED || errno == ENOENT || errno == ENOTDIR ? ACCEL_ENOENT
-                                                                            : ACCEL_EAGAIN;
+                                                                            : ACCEL_EUNAVAIL;
     }
     return STEAL_FD(fd);
 }
@@ -312,6 +312,7 @@ static void on_unreachable(struct adoption *ad, struct orphan *o, int connected)
         begin_sweep(ad, o);
         return;
     }
+    o->a->state = ATTEMPT_DETACHED; /* a stop from inside found() is kept for it */
     tell_live(ad, o);
     attempt_detach(l, o->a);
 }

@@ -15,9 +15,14 @@
 
 #include "agentd/launcher_exec_internal.h"
 #include "agentd/procfs.h"
+#include "common/clock.h"
 #include "common/path.h"
 
-#define READ_BYTES 65536u
+#define READ_BYTES     65536u
+#define RETRY_MIN_MS   20u /* to connect to a shim again, doubling up to the next */
+#define RETRY_MAX_MS   1000u
+#define STOP_WAIT_MS   5000 /* beyond its grace, for a shim that cannot be reached to hear it */
+#define STOP_GRACE_MAX INT32_MAX
 
 /* ---- attempts ---- */
 
@@ -211,6 +216,17 @@ static void send_down(struct attempt *a, const Accel__V1__ShimDown *down)
     wire_flush(a->wire);
 }
 
+static void send_stop(struct attempt *a)
+{
+    Accel__V1__ShimDown down = ACCEL__V1__SHIM_DOWN__INIT;
+    Accel__V1__ShimStop stop = ACCEL__V1__SHIM_STOP__INIT;
+    stop.grace_ms = a->stop_grace_ms;
+    stop.cause = a->stop_cause;
+    down.body_case = ACCEL__V1__SHIM_DOWN__BODY_STOP;
+    down.stop = &stop;
+    send_down(a, &down);
+}
+
 void wire_add_own(struct str *out, uint64_t incarnation)
 {
     Accel__V1__ShimDown down = ACCEL__V1__SHIM_DOWN__INIT;
@@ -323,34 +339,78 @@ void attempt_sweep(struct launcher_exec *l, struct attempt *a)
     request_add(l, &request, -1);
 }
 
+static void retry_later(struct launcher_exec *l);
+
 static void on_shim_dead(struct wire *w, int events)
 {
     (void)events;
     attempt_sweep(w->l, w->a);
 }
 
-void attempt_detach(struct launcher_exec *l, struct attempt *a)
+/* False: the shim is dead. Without a pidfd, at a want of descriptors, each try asks again. */
+static bool watch_death(struct launcher_exec *l, struct attempt *a, int connected)
 {
-    pid_t pid = a->shim_pid;
-    wire_close(a->wire);
-    a->wire = NULL;
-    bool is_alive = adopt_is_shim_alive(l->dir_fd, a->id, &pid);
-    int fd = is_alive ? proc_pidfd_open(pid) : -1;
+    if (a->pidfd != NULL) {
+        return true;
+    }
+    if (adopt_is_shim_dead(l->dir_fd, a->id, connected, &a->shim_pid)) {
+        return false;
+    }
+    int fd = a->shim_pid > 0 ? proc_pidfd_open(a->shim_pid) : -1;
     a->pidfd = fd >= 0 ? wire_open(l, fd, on_shim_dead) : NULL;
-    if (a->pidfd == NULL) {
+    if (a->pidfd != NULL) {
+        a->pidfd->a = a;
+    }
+    return true;
+}
+
+/* One try. It is dying (then this fails or breaks again and the pidfd tells), it has taken offence
+ * at what we sent or cannot answer now (then it takes us back), or a newer acceld owns it (then it
+ * refuses, and the attempt is not ours to touch). */
+static void reattach(struct launcher_exec *l, struct attempt *a)
+{
+    int fd = adopt_connect(l->dir_fd, a->id);
+    bool is_late = a->is_stop_asked && clock_mono_ms() >= a->stop_until_ms;
+    if (!watch_death(l, a, fd) || (fd < 0 && is_late)) {
+        base_close_fd(&fd);
         attempt_sweep(l, a);
         return;
     }
-    a->pidfd->a = a;
-    a->state = ATTEMPT_DETACHED;
-    /* It is dying (then this fails or breaks again and the pidfd tells), it has taken offence at
-     * what we sent (then it takes us back), or a newer acceld owns it (then it refuses, and
-     * the attempt is not ours to touch). */
-    int sock = adopt_connect(l->dir_fd, a->id);
-    if (sock >= 0 && attempt_connect(l, a, sock) == 0) {
-        wire_add_own(&a->wire->out, l->incarnation);
-        wire_flush(a->wire);
+    if (fd < 0 || attempt_connect(l, a, fd) < 0) {
+        retry_later(l);
+        return;
     }
+    wire_add_own(&a->wire->out, l->incarnation);
+    wire_flush(a->wire);
+}
+
+static void on_retry(uv_timer_t *timer)
+{
+    struct launcher_exec *l = timer->data;
+    for (size_t i = 0; i < LAUNCHER_BUCKETS; i++) {
+        for (struct attempt *a = l->buckets[i]; a != NULL; a = a->next) {
+            if (a->state == ATTEMPT_DETACHED && a->wire == NULL) {
+                reattach(l, a);
+            }
+        }
+    }
+}
+
+static void retry_later(struct launcher_exec *l)
+{
+    if (!l->is_closing && !uv_is_active((uv_handle_t *)&l->retry)) {
+        uv_timer_start(&l->retry, on_retry, l->retry_ms, 0);
+        l->retry_ms = MIN(l->retry_ms * 2, (uint64_t)RETRY_MAX_MS);
+    }
+}
+
+void attempt_detach(struct launcher_exec *l, struct attempt *a)
+{
+    wire_close(a->wire);
+    a->wire = NULL;
+    a->is_refused = false;
+    a->state = ATTEMPT_DETACHED;
+    reattach(l, a);
 }
 
 /* The connection to the shim has ended without `gone`. */
@@ -364,6 +424,9 @@ static void attempt_on_cut(struct launcher_exec *l, struct attempt *a)
         attempt_detach(l, a);
     } else if (a->state == ATTEMPT_DETACHED && a->is_stop_asked) {
         attempt_sweep(l, a);
+    } else if (a->state == ATTEMPT_DETACHED) {
+        a->is_refused = true;
+        retry_later(l);
     }
 }
 
@@ -412,6 +475,8 @@ void attempt_on_hello(struct launcher_exec *l, struct attempt *a, const Accel__V
     a->state = ATTEMPT_LIVE;
     a->is_forked = true;
     a->shim_pid = (pid_t)hello->shim_pid;
+    a->is_refused = false;
+    l->retry_ms = RETRY_MIN_MS;
     wire_close(a->pidfd);
     a->pidfd = NULL;
     if (hello->started && hello->n_ranks > 0) {
@@ -425,6 +490,9 @@ void attempt_on_hello(struct launcher_exec *l, struct attempt *a, const Accel__V
         if (hello->ranks[i]->exited && hello->ranks[i]->pid != 0) {
             on_exited(l, a, i, hello->ranks[i], tell);
         }
+    }
+    if (a->state == ATTEMPT_LIVE && a->is_stop_asked && a->wire != NULL) {
+        send_stop(a); /* it may never have heard it */
     }
     if (a->state == ATTEMPT_LIVE && a->is_watched && a->wire != NULL) {
         a->is_watched = false;
@@ -664,7 +732,9 @@ static int exec_launch(struct launcher *base, const Accel__V1__AttemptSpec *spec
         a = attempt_add(l, id, ATTEMPT_LAUNCHING);
     }
     a->state = ATTEMPT_LAUNCHING;
-    a->is_forked = a->is_cut = a->is_started = a->is_watched = a->is_stop_asked = false;
+    a->is_forked = a->is_cut = a->is_started = a->is_watched = false;
+    a->is_stop_asked = a->is_refused = false;
+    a->shim_pid = 0;
     attempt_set_ranks(a, spec);
     int r = attempt_connect(l, a, fds[0]);
     if (r < 0) {
@@ -692,21 +762,21 @@ static void exec_stop(struct launcher *base, struct attempt_id id, uint64_t grac
 {
     struct launcher_exec *l = (struct launcher_exec *)base;
     struct attempt *a = attempt_find(l, id);
-    Accel__V1__ShimDown down = ACCEL__V1__SHIM_DOWN__INIT;
-    Accel__V1__ShimStop stop = ACCEL__V1__SHIM_STOP__INIT;
-    if (a != NULL && a->state == ATTEMPT_DETACHED && a->wire == NULL) {
-        attempt_sweep(l, a); /* a shim that does not listen must not keep the job alive */
+    if (a == NULL || a->state == ATTEMPT_ENDED || a->state == ATTEMPT_SWEEPING) {
         return;
     }
-    if (a == NULL || a->wire == NULL) {
-        return;
+    if (!a->is_stop_asked || grace_ms < a->stop_grace_ms) {
+        a->stop_grace_ms = grace_ms;
+        a->stop_until_ms =
+            clock_mono_ms() + (int64_t)MIN(grace_ms, (uint64_t)STOP_GRACE_MAX) + STOP_WAIT_MS;
     }
+    a->stop_cause = a->is_stop_asked ? a->stop_cause : cause;
     a->is_stop_asked = true;
-    stop.grace_ms = grace_ms;
-    stop.cause = cause;
-    down.body_case = ACCEL__V1__SHIM_DOWN__BODY_STOP;
-    down.stop = &stop;
-    send_down(a, &down);
+    if (a->wire != NULL) {
+        send_stop(a);
+    } else if (a->is_refused) {
+        attempt_sweep(l, a); /* a shim that does not listen must not keep the job alive */
+    }
 }
 
 static void exec_signal(struct launcher *base, struct attempt_id id, int32_t rank, int32_t signo)
@@ -835,7 +905,7 @@ static void exec_forget(struct launcher *base, uint64_t job_id)
     }
 }
 
-static void on_idle_closed(uv_handle_t *handle)
+static void on_own_closed(uv_handle_t *handle)
 {
     handle_closed(handle->data);
 }
@@ -868,7 +938,8 @@ static void exec_destroy(struct launcher *base, void (*on_closed)(void *), void 
     }
     wire_close(l->spawn);
     l->spawn = NULL;
-    uv_close((uv_handle_t *)&l->idle, on_idle_closed);
+    uv_close((uv_handle_t *)&l->idle, on_own_closed);
+    uv_close((uv_handle_t *)&l->retry, on_own_closed);
 }
 
 static const struct launcher_ops exec_ops = {
@@ -908,7 +979,10 @@ int launcher_exec_create(const struct launcher_exec_config *config,
     l->dir_fd = STEAL_FD(dir_fd);
     uv_idle_init(l->loop, &l->idle);
     l->idle.data = l;
-    l->open_handles++;
+    uv_timer_init(l->loop, &l->retry);
+    l->retry.data = l;
+    l->retry_ms = RETRY_MIN_MS;
+    l->open_handles += 2;
     *ret_launcher = &l->base;
     return 0;
 }

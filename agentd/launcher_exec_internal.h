@@ -57,11 +57,12 @@ struct attempt {
     bool is_cut;        /* the connection ended before FORKED came */
     bool is_started;    /* on_started was called, or an earlier acceld had it */
     bool is_watched;
+    bool is_adopting;   /* launcher_exec_adopt waits for SWEPT: no on_gone then */
+    bool is_refused;    /* DETACHED: the shim let us in and hung up without a word */
     bool is_stop_asked; /* by the coordinator; then a shim that refuses us does not protect it */
-    bool is_adopting; /* launcher_exec_adopt waits for SWEPT: no on_gone then */
-    bool has_stop; /* a stop was asked: said (again) to a shim that comes back */
-    uint32_t stop_cause;
+    uint32_t stop_cause;    /* of the first stop; it is said again to a shim that comes back */
     uint64_t stop_grace_ms; /* the shortest asked */
+    int64_t stop_until_ms;  /* clock_mono_ms(); so long for a shim that cannot be reached */
     uint64_t era;
     pid_t shim_pid;
     struct wire *wire;  /* to the shim; NULL: none */
@@ -127,7 +128,7 @@ void attempt_sweep(struct launcher_exec *l, struct attempt *a);
 void wire_add_own(struct str *out, uint64_t incarnation);
 
 /* adopt.c */
-/* Connects to JOB.N/sock: a descriptor, ACCEL_ENOENT (nobody listens there), or ACCEL_EAGAIN (it
+/* Connects to JOB.N/sock: a descriptor, ACCEL_ENOENT (nobody listens there), or ACCEL_EUNAVAIL (it
  * cannot be told now: no descriptors, or the shim is behind with its connections). */
 int adopt_connect(int dir_fd, struct attempt_id id);
 /* Whether the shim is proven dead; connected: what adopt_connect() said. *pid is what is known of

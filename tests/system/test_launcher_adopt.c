@@ -403,6 +403,82 @@ static void test_silent_shim(void **state)
     world_close(&w);
 }
 
+/* Connects until the shim's queue takes no more; the count of descriptors in fds. */
+static size_t fill_queue(struct world *w, struct attempt_id id, int *fds, size_t cap)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    size_t count = 0;
+    assert_true(snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%llu.%u/sock", w->attempts,
+                         (unsigned long long)id.job_id, id.attempt) < (int)sizeof(addr.sun_path));
+    for (;;) {
+        assert_true(count < cap);
+        fds[count] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        assert_true(fds[count] >= 0);
+        if (connect(fds[count++], (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+            assert_int_equal(errno, EAGAIN);
+            return count;
+        }
+    }
+}
+
+/* A shim that stands still and takes no connection is alive all the same: its job is not swept, and
+ * a stop that it cannot hear is said to it when it goes on. */
+static void test_shim_behind(void **state)
+{
+    struct world w;
+    int fds[256];
+    (void)state;
+    world_open(&w);
+    struct seen *a = world_launch_shell(&w, 1, 1, "echo up; exec tail -f /dev/null");
+    world_wait_text(&w, a, "0.out", "up");
+    pid_t shim = world_shim_pid(&w, one);
+    kill(shim, SIGSTOP);
+    size_t count = fill_queue(&w, one, fds, 256);
+    world_abandon(&w);
+    world_reopen(&w);
+    world_adopt(&w);
+    a = world_seen(&w, one);
+    assert_true(a->found_live && a->found_started);
+    w.l->ops->stop(w.l, one, 0, ACCEL__V1__CAUSE__CAUSE_CANCELLED);
+    for (int i = 0; i < 100; i++) {
+        uv_run(&w.loop, UV_RUN_NOWAIT);
+    }
+    assert_int_equal(a->gone, 0);
+    for (size_t i = 0; i < count; i++) {
+        close(fds[i]);
+    }
+    kill(shim, SIGCONT);
+    world_wait(&w, &a->gone, 1);
+    assert_false(a->shim_lost);
+    assert_int_equal(a->record->stop_cause, ACCEL__V1__CAUSE__CAUSE_CANCELLED);
+    world_close(&w);
+}
+
+/* One that never goes on does not keep a job alive that is to be stopped. */
+static void test_shim_never_back(void **state)
+{
+    struct world w;
+    int fds[256];
+    (void)state;
+    world_open(&w);
+    struct seen *a = world_launch_shell(&w, 1, 1, "echo up; exec tail -f /dev/null");
+    world_wait_text(&w, a, "0.out", "up");
+    pid_t shim = world_shim_pid(&w, one);
+    kill(shim, SIGSTOP);
+    size_t count = fill_queue(&w, one, fds, 256);
+    world_abandon(&w);
+    world_reopen(&w);
+    world_adopt(&w);
+    a = world_seen(&w, one);
+    w.l->ops->stop(w.l, one, 0, ACCEL__V1__CAUSE__CAUSE_CANCELLED);
+    world_wait(&w, &a->gone, 1);
+    assert_true(a->shim_lost);
+    for (size_t i = 0; i < count; i++) {
+        close(fds[i]);
+    }
+    world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -411,6 +487,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_all_killed),      cmocka_unit_test(test_stale_directories),
         cmocka_unit_test(test_incarnations),    cmocka_unit_test(test_reconnect),
         cmocka_unit_test(test_killed_for_real), cmocka_unit_test(test_silent_shim),
+        cmocka_unit_test(test_shim_behind),     cmocka_unit_test(test_shim_never_back),
     };
     if (!world_main(argc, argv)) {
         return 0;
