@@ -524,7 +524,7 @@ static void test_refused_input(void **state)
 
 static int wait_for_many(void (*what)(const struct rpc_event *ev), char *option)
 {
-    static char ids[WAITED][8], address[128];
+    static char ids[WAITED][12], address[128];
     char *argv[WAITED + 6] = {"accelctl", "wait", "--coordinator", address};
     pid_t pid = start_server(what);
     int argc = 4;
