@@ -121,6 +121,7 @@ struct shim {
 
     int stdin_fd; /* write end of rank 0's pipe; -1: closed or never asked for */
     struct str stdin_buf;
+    bool has_input;       /* the first has come: it says where this attempt's input begins */
     uint64_t stdin_next;  /* offset of the first byte not yet accepted */
     uint64_t stdin_taken; /* written to the pipe */
     bool stdin_eof;

@@ -307,6 +307,10 @@ static void on_input(struct shim *s, const Accel__V1__ShimInput *in)
         send_input_done(s, in->id, true);
         return;
     }
+    if (!s->has_input) { /* the client goes on counting where the attempt before has ended */
+        s->has_input = true;
+        s->stdin_next = s->stdin_taken = in->offset;
+    }
     if (in->offset < s->stdin_next) { /* repeated, whole or in part */
         size_t known = (size_t)MIN(s->stdin_next - in->offset, (uint64_t)len);
         data += known;

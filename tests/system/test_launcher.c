@@ -522,6 +522,27 @@ static void test_stdin(void **state)
     world_close(&w);
 }
 
+/* Of a later attempt: the client's offsets go on from the one before. */
+static void test_stdin_goes_on(void **state)
+{
+    struct world w;
+    struct start s;
+    (void)state;
+    world_open(&w);
+    start_init(&s, 1, 2, 1, "/bin/cat", NULL);
+    s.spec.want_stdin = true;
+    struct seen *a = world_launch(&w, &s);
+    send_input(&w, a, 1, 1000, "one\n", 4, false);
+    send_input(&w, a, 2, 1000, "one\n", 4, false); /* asked again by another acceld */
+    send_input(&w, a, 3, 1004, "two\n", 4, true);
+    assert_false(a->input_closed);
+    send_input(&w, a, 4, 1004, "two\n", 4, true); /* taken, not refused */
+    assert_false(a->input_closed);
+    world_wait(&w, &a->gone, 1);
+    assert_file(&w, a, "0.out", "one\ntwo\n");
+    world_close(&w);
+}
+
 /* More than a pipe holds, to a rank that reads late. */
 static void test_stdin_waits(void **state)
 {
@@ -695,6 +716,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_stop_at_once),
         cmocka_unit_test(test_signal),
         cmocka_unit_test(test_stdin),
+        cmocka_unit_test(test_stdin_goes_on),
         cmocka_unit_test(test_stdin_waits),
         cmocka_unit_test(test_stdin_closed_by_rank),
         cmocka_unit_test(test_claims),
