@@ -5,15 +5,22 @@
  */
 #include "agentd/state.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "agentd/procfs.h"
 #include "common/path.h"
 #include "common/str.h"
 
 #define NUMBER_FILE_BYTES 64u /* two decimal numbers fit */
+#define LOCK_TRIES        8   /* each after the end of another process that had the lock */
+#define LOCK_WAIT_MS      5000
+#define KERNEL_PF_EXITING 0x4u /* include/linux/sched.h: in do_exit() */
 
 static int file_path(const struct state *s, const char *name, char *path, size_t size,
                      struct accel_error *err)
@@ -63,15 +70,57 @@ static int write_numbers(const struct state *s, const char *name, const char *te
     return path_write_atomic(AT_FDCWD, path, text, strlen(text), 0600, true, err);
 }
 
+static bool is_exiting(pid_t pid)
+{
+    char path[32];
+    AUTO_FREE char *text = NULL;
+    size_t len;
+    unsigned flags = 0;
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    if (path_read_all(AT_FDCWD, path, 4096, &text, &len, NULL) < 0)
+        return true;
+    const char *p = strrchr(text, ')'); /* the end of the name */
+    if (p == NULL || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1)
+        return false;
+    return flags & KERNEL_PF_EXITING;
+}
+
+/* A killed acceld's connections may be seen to end, and its successor be started, before the kernel
+ * has come to its lock. Waits for such a one; false: the holder is alive. */
+static bool wait_for_dying(const char *path)
+{
+    AUTO_FREE char *text = NULL;
+    size_t len;
+    uint64_t pid;
+    if (path_read_all(AT_FDCWD, path, NUMBER_FILE_BYTES, &text, &len, NULL) < 0)
+        return false;
+    text[strcspn(text, "\n")] = 0;
+    if (parse_u64(text, 2, INT32_MAX, &pid) < 0)
+        return false;
+    AUTO_CLOSE int pidfd = proc_pidfd_open((pid_t)pid);
+    if (pidfd >= 0 && !is_exiting((pid_t)pid))
+        return false;
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+    return pidfd < 0 || poll(&p, 1, LOCK_WAIT_MS) > 0;
+}
+
 static int lock(struct state *s, struct accel_error *err)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], pid[32];
     int r = file_path(s, "lock", path, sizeof(path), err);
-    if (r == 0)
+    if (r < 0)
+        return r;
+    r = path_lock(path, false, &s->lock_fd, err);
+    for (int i = 0; r == ACCEL_EBUSY && i < LOCK_TRIES && wait_for_dying(path); i++)
         r = path_lock(path, false, &s->lock_fd, err);
     if (r == ACCEL_EBUSY)
         return error_set(err, ACCEL_EBUSY, "another acceld has the state directory %s", s->dir);
-    return r;
+    if (r < 0)
+        return r;
+    int len = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+    if (pwrite(s->lock_fd, pid, (size_t)len, 0) != len || ftruncate(s->lock_fd, len) < 0)
+        return error_sys(err, errno, "write %s", path);
+    return 0;
 }
 
 int state_open(struct state *s, const char *dir, struct accel_error *err)
