@@ -23,11 +23,13 @@
 #include "agentd/procfs.h"
 #include "agentd/shim.h"
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/path.h"
 
 #define ADOPT_WAIT_MS    5000 /* for hellos and sweeps; callbacks bring what takes longer */
 #define PID_FILE_BYTES   8192u
 #define RANKS_FILE_BYTES (1u << 20)
+#define REMOVE_DEPTH     64u /* directories in directories; one more and they stay */
 
 extern char **environ;
 
@@ -161,6 +163,43 @@ static Accel__V1__AttemptSpec *read_spec(int dir_fd, struct attempt_id id)
     return data == NULL
                ? NULL
                : accel__v1__attempt_spec__unpack(&codec_memory, len, (const uint8_t *)data);
+}
+
+/* Empties a directory (owned here); ranks may have made others in it. Returns whether all went. */
+static bool remove_entries(int dir_fd, unsigned depth)
+{
+    DIR *dir = depth < REMOVE_DEPTH ? fdopendir(dir_fd) : NULL;
+    bool is_empty = dir != NULL;
+    struct dirent *e;
+    if (dir == NULL) {
+        base_close_fd(&dir_fd);
+        return false;
+    }
+    while ((e = readdir(dir)) != NULL) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+            unlinkat(dir_fd, e->d_name, 0) == 0) {
+            continue;
+        }
+        int fd = openat(dir_fd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        bool is_gone = fd >= 0 && remove_entries(fd, depth + 1) &&
+                       unlinkat(dir_fd, e->d_name, AT_REMOVEDIR) == 0;
+        is_empty = is_empty && is_gone;
+    }
+    closedir(dir);
+    return is_empty;
+}
+
+void adopt_remove(struct launcher_exec *l, struct attempt_id id)
+{
+    char path[64];
+    attempt_path(id, "", path, sizeof(path));
+    int fd = openat(l->dir_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) {
+        return;
+    }
+    if (fd < 0 || !remove_entries(fd, 0) || unlinkat(l->dir_fd, path, AT_REMOVEDIR) < 0) {
+        log_warn("cannot remove all of %s/%s: remove what is left by hand", l->dir, path);
+    }
 }
 
 /* ---- adoption ---- */

@@ -56,7 +56,8 @@ struct launcher_ops {
     void (*watch)(struct launcher *l, struct attempt_id id);
     /* The end is committed: exit -> exit.acked. */
     void (*mark_acked)(struct launcher *l, struct attempt_id id);
-    /* Removes the directories of all ended attempts of the job. */
+    /* Removes the directories of all ended attempts of the job; not what accel-spawn has set aside
+     * (JOB.N.era-E): it is of another state of the store, and a person's to remove. */
     void (*forget)(struct launcher *l, uint64_t job_id);
     /* Leaves running attempts alone. on_closed after the last handle has closed. */
     void (*destroy)(struct launcher *l, void (*on_closed)(void *), void *ctx);

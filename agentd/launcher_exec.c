@@ -5,7 +5,6 @@
  * of attempts. What an earlier acceld left is adopt.c's. Decides nothing: whether a rank's
  * failure stops its gang is the core's business.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -865,26 +864,6 @@ static void exec_mark_acked(struct launcher *base, struct attempt_id id)
     }
 }
 
-static void remove_directory(struct launcher_exec *l, struct attempt_id id)
-{
-    char path[64];
-    struct dirent *e;
-    attempt_path(id, "", path, sizeof(path));
-    int fd = openat(l->dir_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-    if (dir == NULL) {
-        base_close_fd(&fd);
-        return;
-    }
-    while ((e = readdir(dir)) != NULL) {
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
-            unlinkat(dirfd(dir), e->d_name, 0);
-        }
-    }
-    closedir(dir);
-    unlinkat(l->dir_fd, path, AT_REMOVEDIR);
-}
-
 static void exec_forget(struct launcher *base, uint64_t job_id)
 {
     struct launcher_exec *l = (struct launcher_exec *)base;
@@ -899,7 +878,7 @@ static void exec_forget(struct launcher *base, uint64_t job_id)
             continue;
         }
         *link = a->next;
-        remove_directory(l, a->id);
+        adopt_remove(l, a->id);
         attempt_clear_ranks(a);
         free(a);
     }

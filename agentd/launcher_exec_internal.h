@@ -142,6 +142,8 @@ Accel__V1__ExitRecord *adopt_read_record(int dir_fd, struct attempt_id id);
 Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct attempt *a,
                                          Accel__V1__Cause cause, const char *text);
 void adopt_free_record(Accel__V1__ExitRecord *record);
+/* Removes JOB.N with all that is in it; follows no link. What cannot be removed is logged. */
+void adopt_remove(struct launcher_exec *l, struct attempt_id id);
 /* Adds entries for all directories. ACCEL_EIO if they cannot be listed. */
 int adopt_index(struct launcher_exec *l, struct accel_error *err);
 void attempt_path(struct attempt_id id, const char *file, char *path, size_t size);

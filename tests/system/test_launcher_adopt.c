@@ -123,6 +123,30 @@ static void test_ended_alone(void **state)
     world_close(&w);
 }
 
+static void make_dir(struct world *w, const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof(path), "%s/%s", w->attempts, name);
+    assert_int_equal(mkdir(path, 0700), 0);
+}
+
+static void put_file(struct world *w, const char *name, const char *text)
+{
+    char path[512];
+    snprintf(path, sizeof(path), "%s/%s", w->attempts, name);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    close(fd);
+}
+
+static bool world_has(struct world *w, const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof(path), "%s/%s", w->attempts, name);
+    return access(path, F_OK) == 0;
+}
+
 /* What was acknowledged is not found again, but its directory still refuses a late start, and
  * forget removes it. */
 static void test_acked(void **state)
@@ -143,7 +167,14 @@ static void test_acked(void **state)
     a = world_launch(&w, &s);
     world_wait(&w, &a->gone, 1);
     assert_true(a->exists);
+    make_dir(&w, "1.1/made-by-a-rank");
+    make_dir(&w, "1.1/made-by-a-rank/deeper");
+    put_file(&w, "kept", "outside");
+    put_file(&w, "1.1/made-by-a-rank/file", "x");
+    snprintf(path, sizeof(path), "%s/1.1/made-by-a-rank/link", w.attempts);
+    assert_int_equal(symlink(w.attempts, path), 0);
     w.l->ops->forget(w.l, 1);
+    assert_true(world_has(&w, "kept")); /* links are removed, not followed */
     snprintf(path, sizeof(path), "%s/1.1", w.attempts);
     assert_int_equal(access(path, F_OK), -1);
     world_close(&w);
@@ -177,23 +208,6 @@ static void test_all_killed(void **state)
     a = world_seen(&w, one);
     assert_true(a->found && !a->found_live && a->shim_lost);
     world_close(&w);
-}
-
-static void make_dir(struct world *w, const char *name)
-{
-    char path[512];
-    snprintf(path, sizeof(path), "%s/%s", w->attempts, name);
-    assert_int_equal(mkdir(path, 0700), 0);
-}
-
-static void put_file(struct world *w, const char *name, const char *text)
-{
-    char path[512];
-    snprintf(path, sizeof(path), "%s/%s", w->attempts, name);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
-    close(fd);
 }
 
 /* A crash between mkdir and fork; rubbish; a pid that is somebody else's by now. */
