@@ -16,6 +16,7 @@
 
 #define BACKOFF_MIN_MS      50
 #define BACKOFF_MAX_MS      1000
+#define LIVED_MS            1000 /* a session of so long was no mere greeting */
 #define BACKOFF_APPEARED_MS 1 /* the socket's file is there: its listener is a moment away */
 
 struct uplink {
@@ -27,6 +28,8 @@ struct uplink {
     struct rpc_channel *channel; /* NULL: none */
     struct rpc_call *call;       /* the session; NULL: none */
     bool was_answered;           /* the coordinator has said something in this session */
+    bool was_hasty;              /* tried at once after a session, and none has lived since */
+    int64_t answered_ms;         /* clock_mono_ms() of that */
     int64_t backoff_ms;
     struct loop_timer timer;
     uv_fs_event_t watch;
@@ -100,9 +103,24 @@ static void watch_directory(struct uplink *u)
 static void on_message(void *ctx, const ProtobufCMessage *msg)
 {
     struct uplink *u = ctx;
+    if (!u->was_answered)
+        u->answered_ms = clock_mono_ms();
     u->was_answered = true;
-    u->backoff_ms = BACKOFF_MIN_MS;
     u->cb.on_down(u->ctx, (const Accel__V1__CoordDown *)msg);
+}
+
+/* One that answered was alive: its successor may be there already. But one that ends each session
+ * after its greeting would be asked in a tight loop. */
+static bool is_hasty(struct uplink *u)
+{
+    if (!u->was_answered)
+        return false;
+    if (!u->was_hasty || clock_mono_ms() - u->answered_ms >= LIVED_MS) {
+        u->was_hasty = true;
+        u->backoff_ms = BACKOFF_MIN_MS;
+        return true;
+    }
+    return false;
 }
 
 static void on_end(void *ctx, int code, const char *text)
@@ -110,9 +128,7 @@ static void on_end(void *ctx, int code, const char *text)
     struct uplink *u = ctx;
     (void)code;
     drop_channel(u);
-    /* One that answered was alive: its successor may be there already. One that did not would be
-     * asked in a tight loop. */
-    if (u->was_answered)
+    if (is_hasty(u))
         retry_after(u, 0);
     else
         retry_later(u);
@@ -171,6 +187,8 @@ void uplink_reset(struct uplink *u)
     if (u->call)
         rpc_call_cancel(u->call);
     drop_channel(u);
+    if (u->was_answered && clock_mono_ms() - u->answered_ms >= LIVED_MS)
+        u->backoff_ms = BACKOFF_MIN_MS;
     retry_later(u);
 }
 

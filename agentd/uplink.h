@@ -3,7 +3,8 @@
  * uplink.h - acceld's session with the coordinator over any rpc channel: connects (unix:PATH now),
  * reconnects, opens Agent.Session, passes messages. Decides nothing else.
  *
- * After a session that had been answered: at once; else after 50 ms doubling to 1 s with jitter;
+ * After a session that had been answered and lived for 1 s, or the first such: at once; else after
+ * 50 ms doubling to 1 s with jitter;
  * and at once when the socket file appears (inotify on its directory; its listener may be a moment
  * later than the file, so the back-off starts at 1 ms then). Loop's thread; connecting does not
  * block on local sockets. Callbacks come from the loop only.

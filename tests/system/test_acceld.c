@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/system/acceld_world.h"
@@ -284,6 +285,22 @@ static void test_era_and_epoch(void **state)
     assert_int_equal(w.hello->hello->epoch, 1);
 }
 
+/* A coordinator that welcomes and then ends each session is asked less and less often. */
+static void test_sessions_that_end(void **state)
+{
+    (void)state;
+    open_session();
+    struct timespec from, to;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    for (unsigned i = 2; i <= 7; i++) { /* at once, then 25, 50, 100, 200, 400 ms at least */
+        rpc_server_end(w.server, w.call, NULL, 0, ACCEL_EPROTO, "not you");
+        world_wait_session(&w, i);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    int64_t ms = (to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000;
+    assert_true(ms >= 700);
+}
+
 static void test_second_acceld(void **state)
 {
     pid_t first;
@@ -379,6 +396,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_adoption, setup, teardown),
         cmocka_unit_test_setup_teardown(test_end_survives_acceld, setup, teardown),
         cmocka_unit_test_setup_teardown(test_era_and_epoch, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sessions_that_end, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_acceld, setup, teardown),
         cmocka_unit_test_setup_teardown(test_idle_exit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_options, setup, teardown),
