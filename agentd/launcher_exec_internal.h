@@ -15,7 +15,7 @@
 
 #define LAUNCHER_BUCKETS 1024u /* attempts of one node by job; chains stay short far beyond it */
 #define LAUNCHER_INPUTS                                                                            \
-    8u /* unanswered inputs of one attempt; one by contract, more are answered
+    8u /* unanswered inputs of one attempt; one by contract, more are answered                     \
                                   `closed` */
 
 enum attempt_state {
@@ -57,10 +57,10 @@ struct attempt {
     bool is_cut;        /* the connection ended before FORKED came */
     bool is_started;    /* on_started was called, or an earlier acceld had it */
     bool is_watched;
-    bool is_adopting;   /* launcher_exec_adopt waits for SWEPT: no on_gone then */
-    bool is_refused;    /* DETACHED: the shim let us in and hung up without a word */
-    bool is_stop_asked; /* by the coordinator; then a shim that refuses us does not protect it */
-    uint32_t stop_cause;    /* of the first stop; it is said again to a shim that comes back */
+    bool is_adopting;    /* launcher_exec_adopt waits for SWEPT: no on_gone then */
+    bool is_refused;     /* DETACHED: the shim let us in and hung up without a word */
+    bool is_stop_asked;  /* by the coordinator; then a shim that refuses us does not protect it */
+    uint32_t stop_cause; /* of the first stop; it is said again to a shim that comes back */
     uint64_t stop_grace_ms; /* the shortest asked */
     int64_t stop_until_ms;  /* clock_mono_ms(); so long for a shim that cannot be reached */
     uint64_t era;
@@ -101,7 +101,7 @@ struct launcher_exec {
     struct attempt *buckets[LAUNCHER_BUCKETS];
     bool is_indexed; /* every directory has an entry in buckets */
     struct deferred *deferred, **deferred_end;
-    uv_idle_t idle; /* runs while there is something deferred, and keeps the loop from waiting */
+    uv_idle_t idle;   /* runs while there is something deferred, and keeps the loop from waiting */
     uv_timer_t retry; /* runs while a DETACHED attempt has no connection */
     uint64_t retry_ms;
     size_t open_handles;
@@ -137,8 +137,8 @@ bool adopt_is_shim_dead(int dir_fd, struct attempt_id id, int connected, pid_t *
 /* The record on disk, NULL if there is none (readable); caller frees with free_unpacked. */
 Accel__V1__ExitRecord *adopt_read_record(int dir_fd, struct attempt_id id);
 /* Makes up the record of an attempt whose shim did not write one and puts it on disk. cause:
- * SHIM_LOST; START_FAILED, the job's own fault and never retried; NODE_LOST, a start that ended with
- * acceld. rank pointers go into `a`; caller calls adopt_free_record. */
+ * SHIM_LOST; START_FAILED, the job's own fault and never retried; NODE_LOST, a start that ended
+ * with acceld. rank pointers go into `a`; caller calls adopt_free_record. */
 Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct attempt *a,
                                          Accel__V1__Cause cause, const char *text);
 void adopt_free_record(Accel__V1__ExitRecord *record);

@@ -17,7 +17,7 @@
 #define BACKOFF_MIN_MS      50
 #define BACKOFF_MAX_MS      1000
 #define LIVED_MS            1000 /* a session of so long was no mere greeting */
-#define BACKOFF_APPEARED_MS 1 /* the socket's file is there: its listener is a moment away */
+#define BACKOFF_APPEARED_MS 1    /* the socket's file is there: its listener is a moment away */
 
 struct uplink {
     uv_loop_t *loop;
