@@ -570,7 +570,7 @@ void shell_destroy(struct shell *s)
         s->refusals = refusal->next;
         free(refusal);
     }
-    base_close_fd(&s->config.ready_fd);
+    /* ready_fd stays open: its end tells accelctl that the log has our last words */
     node_destroy(s->node);
     if (s->uplink)
         uplink_destroy(s->uplink, on_part_closed, s);
