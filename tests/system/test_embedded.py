@@ -167,6 +167,8 @@ def idle_exit(c):
     gate.open()
     for pid in pids:
         wait_pid_gone(pid, 30, "idle daemon")
+    for pid in c.processes():  # accel-spawn goes when acceld has gone
+        wait_pid_gone(pid, 10, "what is left of idle daemons")
     check_equal(c.processes(), {}, "what is left of idle daemons")
     check_equal([j["id"] for j in c.jobs("-a")], [1], "jobs after a new start")
     c.coordinator_starts += 1
