@@ -60,6 +60,8 @@ class Count:
             self.passed += 1 if shown is None else 0
         elif result == "FAIL" and shown:
             pass  # its own points have told
+        elif result == "FAIL" and shown is False and detail in ("", "0"):
+            pass  # meson takes the "not ok N # SKIP" of cmocka for a failure
         elif result == "ERROR" and shown and detail in ("", "0", "1"):
             pass  # meson's word for a plan that does not add up
         else:

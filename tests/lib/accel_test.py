@@ -7,6 +7,7 @@ to pass: a process is waited for by its pidfd, a job by `accelctl wait` or a lin
 wait has a deadline after which the test fails and says what it waited for.
 Knows the programs from outside only.  Standard library only.
 """
+import atexit
 import contextlib
 import json
 import os
@@ -24,7 +25,10 @@ import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-FIXTURES = os.path.join(ROOT, "tests", "system", "fixtures")
+FIXTURES = tempfile.mkdtemp(prefix="ac.fixtures.", dir="/tmp")  # the tree may be closed to others
+shutil.copytree(os.path.join(ROOT, "tests", "system", "fixtures"), FIXTURES, dirs_exist_ok=True)
+os.chmod(FIXTURES, 0o755)
+atexit.register(shutil.rmtree, FIXTURES, ignore_errors=True)
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 PROGRAMS = {"accelctl": "client/accelctl", "acceld": "agentd", "accel-spawn": "agentd",
             "accel-coordinator": "scheduler"}

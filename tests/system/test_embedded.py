@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -143,7 +144,12 @@ def writable_by_all(c):
     check(os.path.join(c.runtime, "accel") in result.err, "the error names it: %s", result)
 
 
-@test("as root without XDG_RUNTIME_DIR: /run/accel-0", needs_root=True)
+def cannot_unshare():
+    done = subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL)
+    return None if done.returncode == 0 else "cannot make a mount namespace"
+
+
+@test("as root without XDG_RUNTIME_DIR: /run/accel-0", needs_root=True, needs=cannot_unshare)
 def root_without_runtime_dir(c):
     script = ("mount -t tmpfs none /run || exit 77; unset XDG_RUNTIME_DIR; $0 launch echo one && "
               "ls /run/accel-0/coordinator.sock && $0 ps -a -o name && $0 admin shutdown")
