@@ -190,7 +190,7 @@ static void test_watch(void **state)
     (void)state;
     world_open(&w);
     struct seen *a = world_launch_shell(
-        &w, 1, 1, "echo one; trap 'echo two' USR1; while :; do tail -f /dev/null & wait; done");
+        &w, 1, 1, "trap 'echo two' USR1; echo one; while :; do tail -f /dev/null & wait; done");
     world_wait_text(&w, a, "0.out", "one");
     /* Read to the end, nothing written since: after one stale answer at most, silence. */
     w.l->ops->watch(w.l, a->id);
