@@ -8,12 +8,21 @@
 
 #include "common/base.h"
 
-enum rpc_role { RPC_ROLE_NODE = 1, RPC_ROLE_USER = 2, RPC_ROLE_OPERATOR = 3, RPC_ROLE_ADMIN = 4 };
+/* NONE: a caller without a certificate, who may only enrol. */
+enum rpc_role {
+    RPC_ROLE_NONE = 0,
+    RPC_ROLE_NODE = 1,
+    RPC_ROLE_USER = 2,
+    RPC_ROLE_OPERATOR = 3,
+    RPC_ROLE_ADMIN = 4
+};
 
 struct rpc_identity {
     enum rpc_role role;
     uint32_t uid, gid, pid; /* rpc_local: SO_PEERCRED */
-    char user[64];          /* name of uid, or the number as text */
+    char user[65];          /* name of uid, or the number as text; remote: of the certificate */
+    char node[65];          /* remote node: the only one that it may speak for; else "" */
+    char serial[41];        /* remote: of its certificate, hex; else "" */
     bool is_local;          /* same host as the server */
 };
 

@@ -60,6 +60,12 @@
 #define LIMIT_LOG_READS 4096u
 #define LIMIT_INPUT_CHUNK_BYTES 65536u /* one Jobs.Input */
 
+/* --- several nodes --- */
+/* what one node gives to one exchange (Fence); larger ends the attempt with a clear text */
+#define LIMIT_FENCE_BYTES (1u << 20)
+#define LIMIT_BLOB_CHUNK_BYTES 1048576u /* one part of an archive that a job brings */
+#define LIMIT_SYNC_BYTES (1ull << 30) /* such an archive; larger is refused (setting sync_bytes) */
+
 /* --- time --- */
 /* SIGTERM to SIGKILL on cancel and time limit unless the job says otherwise */
 #define LIMIT_STOP_GRACE_MS 30000

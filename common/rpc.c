@@ -381,16 +381,20 @@ static void emit_end(struct rpc_conn *c, uint32_t client_call, int code, const c
     c->core->hooks->emit(c, &f);
 }
 
-static bool is_allowed(enum rpc_role have, enum rpc_role need)
+/* A node's session is a node's alone, except that root and the daemon's own user are the host. */
+static bool is_allowed(const struct rpc_identity *who, enum rpc_role need)
 {
-    if (need == RPC_ROLE_NODE || have == RPC_ROLE_NODE)
-        return have == need || have == RPC_ROLE_ADMIN;
-    return have >= need;
+    if (need == RPC_ROLE_NONE)
+        return true;
+    if (need == RPC_ROLE_NODE)
+        return who->role == RPC_ROLE_NODE || (who->role == RPC_ROLE_ADMIN && who->is_local);
+    return who->role != RPC_ROLE_NODE && who->role >= need;
 }
 
 static const char *role_name(enum rpc_role role)
 {
     switch (role) {
+    case RPC_ROLE_NONE: break;
     case RPC_ROLE_NODE: return "node";
     case RPC_ROLE_USER: return "user";
     case RPC_ROLE_OPERATOR: return "operator";
@@ -411,7 +415,7 @@ static int open_check(const struct rpc_conn *c, const struct rpc_frame *f,
         name[n] = 0;
         return error_set(err, ACCEL_EUNIMPL, "there is no method \"%s\" here", name);
     }
-    if (!is_allowed(c->who.role, m->role))
+    if (!is_allowed(&c->who, m->role))
         return error_set(err, ACCEL_EPERM, "%s is for the role %s; %s has the role %s", m->name,
                          role_name(m->role), c->who.user, role_name(c->who.role));
     if (c->count >= LIMIT_CALLS_PER_CONNECTION)

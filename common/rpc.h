@@ -35,7 +35,8 @@ struct rpc_method {
     const ProtobufCMessageDescriptor *request;
     const ProtobufCMessageDescriptor *response;
     bool is_client_stream, is_server_stream;
-    enum rpc_role role; /* least role that may call; RPC_ROLE_NODE: nodes (locally: any admin) */
+    enum rpc_role
+        role; /* least role that may call; NONE: anybody; NODE: nodes (locally: any admin) */
     uint32_t cap_bytes; /* of one request message; larger is RESOURCE_EXHAUSTED */
     void (*handler)(void *ctx, const struct rpc_event *ev);
     int id; /* for the handler's own dispatch */

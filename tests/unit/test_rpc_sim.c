@@ -230,7 +230,11 @@ static void test_roles(void **state)
         enum rpc_role role;
         const char *method;
         int code;
+        bool is_remote;
     } cases[] = {
+        {RPC_ROLE_NONE, "/t/Count", ACCEL_EPERM, true},
+        {RPC_ROLE_NONE, "/t/Node", ACCEL_EPERM, true},
+        {RPC_ROLE_ADMIN, "/t/Node", ACCEL_EPERM, true}, /* from elsewhere: not this host */
         {RPC_ROLE_NODE, "/t/Node", 0},
         {RPC_ROLE_USER, "/t/Node", ACCEL_EPERM},
         {RPC_ROLE_OPERATOR, "/t/Node", ACCEL_EPERM},
@@ -248,6 +252,7 @@ static void test_roles(void **state)
         struct result res;
         bool lost;
         who.role = cases[i].role;
+        who.is_local = !cases[i].is_remote;
         struct rpc_channel *ch = connect_as(&who, &lost);
         call(ch, &res, cases[i].method, 1);
         settle();
