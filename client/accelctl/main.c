@@ -6,7 +6,6 @@
  */
 #include <fcntl.h>
 #include <jansson.h>
-#include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,7 +33,6 @@ static void prepare_process(void)
             _exit(EXIT_CODE_FAILED);
     }
     sigaction(SIGPIPE, &ignore, NULL);
-    setlocale(LC_CTYPE, ""); /* widths of characters in tables */
 }
 
 static void *json_malloc(size_t size)
