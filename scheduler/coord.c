@@ -290,6 +290,7 @@ struct coord *coord_create(const struct coord_config *config)
     c->job_id_next = 1;
     c->environment_id_next = 1;
     TAILQ_INIT(&c->pending);
+    TAILQ_INIT(&c->aside);
     TAILQ_INIT(&c->ended);
     TAILQ_INIT(&c->env_idle);
     TAILQ_INIT(&c->requests_by_age);
@@ -405,14 +406,7 @@ void coord_check_all(const struct coord *c)
         job_check(j);
     }
     CHECK(live == c->live_count);
-    before = NULL;
-    TAILQ_FOREACH(j, &c->pending, queue)
-    {
-        CHECK(j->state == JOB_PENDING && (!before || before->id < j->id));
-        before = j;
-        pending--;
-    }
-    CHECK(pending == 0);
+    CHECK(queue_check(c) == pending);
     check_device_holders(c);
     coord_check(c);
 }

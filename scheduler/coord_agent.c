@@ -337,6 +337,7 @@ static void node_describe(struct coord *c, struct node *n, const Accel__V1__Hell
         mark_node(c, n);
     n->incarnation = h->node->incarnation;
     n->cpus = h->node->cpus;
+    c->nodes_changed |= n->memory_bytes != h->node->memory_bytes;
     n->memory_bytes = h->node->memory_bytes;
 }
 

@@ -106,7 +106,7 @@ struct job {
     struct user *user;
     uint32_t uid, gid;
     uint8_t state, result, device_kind;
-    bool is_dirty, kill_on_disconnect, is_killed;
+    bool is_dirty, kill_on_disconnect, is_killed, is_aside;
     uint32_t nodes, procs_per_node, gpus_per_node, max_restarts, restarts, free_restarts, attempt;
     int32_t exit_code;
     int64_t submit_ms, start_ms, end_ms;
@@ -120,7 +120,7 @@ struct job {
     struct attempt_list attempts; /* oldest first */
     struct timer limit;           /* time limit, in coord.timers */
     LIST_HEAD(, call) calls;      /* watchers and parked reads */
-    TAILQ_ENTRY(job) queue;       /* in coord.pending or coord.ended */
+    TAILQ_ENTRY(job) queue;       /* in coord.pending, .aside or .ended */
     TAILQ_ENTRY(job) dirty;
     UT_hash_handle hh_request;
 };
@@ -237,9 +237,10 @@ struct coord {
     size_t job_count, job_cap;
     uint32_t live_count, ended_count;
     struct job *by_request;
-    struct job_list pending;           /* by id */
+    struct job_list pending, aside;    /* by id; aside: no known node could ever carry it */
     struct job_list ended;             /* by end */
     bool needs_placing, needs_pruning; /* at the end of the step */
+    bool nodes_changed;                /* devices or memory: jobs aside may have become possible */
     struct environment *env_by_content, *env_by_id;
     TAILQ_HEAD(, environment) env_idle;
     uint32_t env_idle_count;
@@ -337,7 +338,24 @@ int place_feasible(const struct coord *c, const struct job *j, struct accel_erro
 void place_take(struct coord *c, struct attempt *a); /* after load: devices named in the shares */
 void place_split_devices(struct attempt *a);         /* of each node over its ranks */
 void place_give_back(struct coord *c, struct share *s);
-void place_say_why(const struct coord *c, const struct job *j, char *text, size_t size);
+/* Why pending jobs wait. What many jobs share is found out once, so one such object is good for
+ * many jobs, as long as nothing of the coordinator changes. Texts live in the arena. */
+struct place_why {
+    const struct coord *c;
+    struct arena *arena;
+    bool is_no_node_ready, kind_possible;
+    const struct job *kind, *head; /* the last job looked at; the one that the others wait for */
+    const char *behind, *impossible;
+};
+void place_why_init(struct place_why *w, const struct coord *c, struct arena *arena);
+const char *place_why(struct place_why *w, const struct job *j);
+
+/* queue.c: the jobs in JOB_PENDING. Each is in it exactly while it has that state. */
+void queue_add(struct coord *c, struct job *j); /* at its id's place */
+void queue_remove(struct coord *c, struct job *j);
+void queue_set_aside(struct coord *c, struct job *j);
+void queue_reunite(struct coord *c);         /* those aside are looked at again */
+uint32_t queue_check(const struct coord *c); /* asserts the order; how many there are */
 
 /* history.c */
 uint64_t history_add(struct coord *c, enum event_kind kind, uint64_t job_id, uint32_t attempt,
@@ -375,7 +393,9 @@ void request_remember(struct coord *c, const uint8_t *id, const char *method, co
 struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job_id);
 
 /* coord_view.c: messages for people, in the batch's arena */
-Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_attempts, bool with_argv);
+Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_argv);
+/* Without attempts, for lists; why: of this call, for all its jobs. */
+Accel__V1__Job *view_job_brief(struct coord *c, const struct job *j, struct place_why *why);
 Accel__V1__Node *view_node(struct coord *c, const struct node *n);
 Accel__V1__Event *view_event(struct coord *c, const struct history_event *e);
 char *attempt_placement_text(const struct attempt *a, struct arena *arena);

@@ -177,7 +177,7 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     memcpy(j->request_id, rq->request_id.data, sizeof(j->request_id));
     HASH_ADD(hh_request, c->by_request, request_id, sizeof(j->request_id), j);
     c->live_count++;
-    TAILQ_INSERT_TAIL(&c->pending, j, queue);
+    queue_add(c, j);
     spec_to_job(c, j, rq->spec);
     if (j->env)
         environment_ref(c, j->env, true);
@@ -191,7 +191,6 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     j->submit_ms = c->wall_ms;
     j->submit_seq = history_add(c, EVENT_JOB_SUBMITTED, j->id, 0, NULL, "%s", "");
     mark_job(c, j);
-    c->needs_placing = true;
     if (c->config.trace)
         trace_add(c->config.trace, c->now_ms, "coord", "job %llu submitted",
                   (unsigned long long)j->id);
@@ -231,11 +230,14 @@ static void list_named(struct coord *c, const struct coord_event *ev,
 {
     Accel__V1__ListReply reply = ACCEL__V1__LIST_REPLY__INIT;
 
+    struct place_why why;
+
+    place_why_init(&why, c, &c->out->arena);
     reply.jobs = ARENA_ARRAY(&c->out->arena, Accel__V1__Job *, rq->n_ids);
     for (size_t i = 0; i < rq->n_ids; i++) {
         const struct job *j = job_find(c, rq->ids[i]);
         if (j && (rq->all_users || j->uid == ev->who->uid))
-            reply.jobs[reply.n_jobs++] = view_job(c, j, false, false);
+            reply.jobs[reply.n_jobs++] = view_job_brief(c, j, &why);
     }
     out_end(c, ev->call, &reply.base);
 }
@@ -246,6 +248,7 @@ void call_list(struct coord *c, const struct coord_event *ev)
     Accel__V1__ListReply reply = ACCEL__V1__LIST_REPLY__INIT;
     size_t limit = rq->limit && rq->limit < LIMIT_LIST_JOBS ? rq->limit : LIMIT_LIST_JOBS;
     size_t i = rq->after_id ? job_lower_bound(c, rq->after_id + 1) : 0;
+    struct place_why why;
 
     if (!count_allowed(c, ev, rq->n_ids, "job ids"))
         return;
@@ -254,6 +257,7 @@ void call_list(struct coord *c, const struct coord_event *ev)
         return;
     }
 
+    place_why_init(&why, c, &c->out->arena);
     reply.jobs = ARENA_ARRAY(&c->out->arena, Accel__V1__Job *, MIN(limit, c->job_count - i) + 1);
     for (; i < c->job_count; i++) {
         if (!list_wants(rq, ev, c->jobs[i]))
@@ -262,7 +266,7 @@ void call_list(struct coord *c, const struct coord_event *ev)
             reply.more = true;
             break;
         }
-        reply.jobs[reply.n_jobs++] = view_job(c, c->jobs[i], false, false);
+        reply.jobs[reply.n_jobs++] = view_job_brief(c, c->jobs[i], &why);
     }
     out_end(c, ev->call, &reply.base);
 }
@@ -275,7 +279,7 @@ void call_get(struct coord *c, const struct coord_event *ev)
 
     if (!j)
         return;
-    reply.job = view_job(c, j, true, true);
+    reply.job = view_job(c, j, true);
     out_end(c, ev->call, &reply.base);
 }
 
@@ -290,7 +294,7 @@ void job_changed(struct coord *c, struct job *j)
         if (call->kind != CALL_WATCH)
             continue;
         Accel__V1__WatchReply reply = ACCEL__V1__WATCH_REPLY__INIT;
-        reply.job = view_job(c, j, true, false);
+        reply.job = view_job(c, j, false);
         if (job_is_live(j)) {
             out_send(c, call->id, &reply.base);
         } else {
@@ -308,7 +312,7 @@ void call_watch(struct coord *c, const struct coord_event *ev)
 
     if (!j)
         return;
-    reply.job = view_job(c, j, true, false);
+    reply.job = view_job(c, j, false);
     if (!job_is_live(j)) {
         out_end(c, ev->call, &reply.base);
         return;

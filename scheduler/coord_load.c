@@ -63,7 +63,7 @@ static void load_job(struct coord *c, const struct record_job *r)
         j->spec_len = r->spec.len;
         c->live_count++;
         if (j->state == JOB_PENDING)
-            TAILQ_INSERT_TAIL(&c->pending, j, queue);
+            queue_add(c, j);
     } else {
         c->ended_count++;
         TAILQ_INSERT_TAIL(&c->ended, j, queue); /* by id; sorted by end in coord_start */
@@ -267,7 +267,7 @@ static void take_up_attempt(struct coord *c, struct job *j)
 
     CHECK(a && a->number == j->attempt && a->share_count);
     if (j->state == JOB_PENDING) { /* its row was not written again when the attempt was */
-        TAILQ_REMOVE(&c->pending, j, queue);
+        queue_remove(c, j);
         j->state = JOB_STARTING;
     }
     for (size_t i = 0; i < a->share_count; i++) {

@@ -123,18 +123,14 @@ static const struct node *away_node(const struct job *j)
     return NULL;
 }
 
-static char *view_reason(struct coord *c, const struct job *j)
+static char *view_reason(struct coord *c, const struct job *j, struct place_why *why)
 {
     struct arena *a = &c->out->arena;
     const struct node *away = away_node(j);
-    char text[LIMIT_REASON_BYTES];
 
     if (away)
         return arena_printf(a, "agent away: node %s runs on without its acceld", away->name);
-    if (j->state != JOB_PENDING)
-        return text_of(j->reason);
-    place_say_why(c, j, text, sizeof(text));
-    return arena_strdup(a, text);
+    return text_of(j->state == JOB_PENDING ? place_why(why, j) : j->reason);
 }
 
 static void view_spec(struct arena *a, const struct job *j, Accel__V1__Job *v, bool with_argv)
@@ -155,12 +151,11 @@ static void view_spec(struct arena *a, const struct job *j, Accel__V1__Job *v, b
     v->argv = spec->argv;
 }
 
-Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_attempts, bool with_argv)
+Accel__V1__Job *view_job_brief(struct coord *c, const struct job *j, struct place_why *why)
 {
     struct arena *a = &c->out->arena;
     Accel__V1__Job *v = ARENA_NEW(a, Accel__V1__Job);
-    const struct attempt *at = attempt_find(j, 0), *each;
-    size_t count = 0;
+    const struct attempt *at = attempt_find(j, 0);
 
     accel__v1__job__init(v);
     v->id = j->id;
@@ -170,7 +165,7 @@ Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_attempt
     v->state = job_state_to_proto(j->state);
     v->result = j->state == JOB_ENDED ? (Accel__V1__JobResult)j->result
                                       : ACCEL__V1__JOB_RESULT__RESULT_NONE;
-    v->reason = view_reason(c, j);
+    v->reason = view_reason(c, j, why);
     v->attempt = j->attempt;
     v->max_restarts = j->max_restarts;
     v->restarts = j->restarts;
@@ -191,8 +186,18 @@ Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_attempt
         for (size_t i = 0; i < at->share_count; i++)
             v->where[i] = at->shares[i].node_name;
     }
-    if (!with_attempts)
-        return v;
+    return v;
+}
+
+Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_argv)
+{
+    struct arena *a = &c->out->arena;
+    const struct attempt *each;
+    struct place_why why;
+    size_t count = 0;
+
+    place_why_init(&why, c, a);
+    Accel__V1__Job *v = view_job_brief(c, j, &why);
     view_spec(a, j, v, with_argv);
     TAILQ_FOREACH(each, &j->attempts, of_job) count++;
     v->attempts = ARENA_ARRAY(a, Accel__V1__Attempt *, count + 1);

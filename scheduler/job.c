@@ -288,23 +288,6 @@ static void effect_count_restart(struct coord *c, struct job *j)
         j->restarts++;
 }
 
-static void effect_enqueue(struct coord *c, struct job *j)
-{
-    struct job *after = NULL, *o;
-
-    TAILQ_FOREACH(o, &c->pending, queue)
-    {
-        if (o->id > j->id)
-            break;
-        after = o;
-    }
-    if (after)
-        TAILQ_INSERT_AFTER(&c->pending, after, j, queue);
-    else
-        TAILQ_INSERT_HEAD(&c->pending, j, queue);
-    c->needs_placing = true;
-}
-
 static void result_of_attempt(struct job *j, const struct attempt *a)
 {
     const struct worker *first =
@@ -424,7 +407,7 @@ static void run_effects(struct coord *c, struct job *j, const struct lifecycle_r
     uint32_t fx = row->effects;
 
     if (fx & EFFECT_DEQUEUE) {
-        TAILQ_REMOVE(&c->pending, j, queue);
+        queue_remove(c, j);
         c->needs_placing |= !(fx & EFFECT_START); /* it may have held up those behind it */
     }
     if (fx & EFFECT_INTEND)
@@ -442,7 +425,7 @@ static void run_effects(struct coord *c, struct job *j, const struct lifecycle_r
     if (fx & EFFECT_COUNT_RESTART)
         effect_count_restart(c, j);
     if (fx & EFFECT_ENQUEUE)
-        effect_enqueue(c, j);
+        queue_add(c, j);
     if (fx & EFFECT_FINISH)
         effect_finish(c, j, row->state);
 }

@@ -253,7 +253,7 @@ void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const 
         d->holder = holder_of(n, d->id);
     }
     mark_node(c, n);
-    c->needs_placing = true;
+    c->needs_placing = c->nodes_changed = true;
 }
 
 void node_send(struct coord *c, struct node *n, const Accel__V1__CoordDown *msg)

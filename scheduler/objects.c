@@ -57,7 +57,7 @@ void job_free(struct coord *c, struct job *j)
     if (j->is_dirty)
         TAILQ_REMOVE(&c->dirty_jobs, j, dirty);
     if (j->state == JOB_PENDING)
-        TAILQ_REMOVE(&c->pending, j, queue);
+        queue_remove(c, j);
     if (j->state == JOB_ENDED) {
         TAILQ_REMOVE(&c->ended, j, queue);
         c->ended_count--;

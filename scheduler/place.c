@@ -2,7 +2,7 @@
 /*
  * place.c - which node carries which gang: first come, first served, all of a gang or nothing, no
  * device twice. Devices are taken and given back here only. A job that no known node could ever
- * carry does not block those behind it.
+ * carry is set aside (queue.c) until the nodes change: it blocks nobody, and costs nothing.
  */
 #include "scheduler/coord_internal.h"
 
@@ -175,6 +175,9 @@ void place_pending(struct coord *c)
     struct job *j, *next;
 
     c->needs_placing = false;
+    if (c->nodes_changed)
+        queue_reunite(c);
+    c->nodes_changed = false;
     for (j = TAILQ_FIRST(&c->pending); j; j = next) {
         bool possible;
         next = TAILQ_NEXT(j, queue);
@@ -183,6 +186,8 @@ void place_pending(struct coord *c)
             place_on(c, j, n);
         else if (possible)
             break; /* first come, first served: nobody overtakes */
+        else
+            queue_set_aside(c, j);
     }
 }
 
@@ -226,31 +231,72 @@ int place_feasible(const struct coord *c, const struct job *j, struct accel_erro
         gpu ? "fewer --gpus, or --devices cpu" : "fewer --procs, or less --mem");
 }
 
-void place_say_why(const struct coord *c, const struct job *j, char *text, size_t size)
+/* --- why jobs wait --- */
+
+static const char *why_impossible(struct place_why *w)
+{
+    char exists[192];
+
+    if (!w->impossible) {
+        say_what_exists(w->c, exists, sizeof(exists));
+        w->impossible = arena_printf(w->arena, "no node can ever run it: %s", exists);
+    }
+    return w->impossible;
+}
+
+static bool is_same_kind(const struct job *a, const struct job *b)
+{
+    return a->device_kind == b->device_kind && a->procs_per_node == b->procs_per_node &&
+           a->gpus_per_node == b->gpus_per_node && a->memory_bytes == b->memory_bytes;
+}
+
+/* Whether some node could ever carry the job. Jobs of one kind often come in a row, so the last
+ * answer is kept. */
+static bool is_possible(struct place_why *w, const struct job *j)
 {
     bool possible;
-    const struct job *head;
 
-    if (!c->nodes || coord_nodes_ready(c) == 0) {
-        snprintf(text, size, "no node is ready");
-        return;
-    }
-    if (!find_node(c, j, &possible) && !possible) {
-        char exists[192];
-        say_what_exists(c, exists, sizeof(exists));
-        snprintf(text, size, "no node can ever run it: %s", exists);
-        return;
-    }
-    TAILQ_FOREACH(head, &c->pending, queue) /* those that can never run hold nobody up */
+    if (j->is_aside && !w->c->nodes_changed)
+        return false;
+    if (w->kind && is_same_kind(w->kind, j))
+        return w->kind_possible;
+    possible = find_node(w->c, j, &possible) || possible;
+    w->kind = j;
+    w->kind_possible = possible;
+    return possible;
+}
+
+static void find_head(struct place_why *w)
+{
+    const struct job *j;
+
+    TAILQ_FOREACH(j, &w->c->pending, queue)
     {
-        if (head == j || find_node(c, head, &possible) || possible)
+        if (is_possible(w, j))
             break;
     }
-    if (head && head != j) {
-        snprintf(text, size, "waits behind job %llu", (unsigned long long)head->id);
-        return;
-    }
-    struct need need = need_on(j, c->nodes);
-    snprintf(text, size, "waits for %u free %s", need.devices,
-             need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU ? "GPUs" : "CPU slots");
+    w->head = j;
+    if (j)
+        w->behind = arena_printf(w->arena, "waits behind job %llu", (unsigned long long)j->id);
+}
+
+void place_why_init(struct place_why *w, const struct coord *c, struct arena *arena)
+{
+    *w = (struct place_why){.c = c, .arena = arena};
+    w->is_no_node_ready = coord_nodes_ready(c) == 0;
+}
+
+const char *place_why(struct place_why *w, const struct job *j)
+{
+    if (w->is_no_node_ready)
+        return "no node is ready";
+    if (!is_possible(w, j))
+        return why_impossible(w);
+    if (!w->head)
+        find_head(w);
+    if (w->head && w->head != j)
+        return w->behind;
+    struct need need = need_on(j, w->c->nodes);
+    return arena_printf(w->arena, "waits for %u free %s", need.devices,
+                        need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU ? "GPUs" : "CPU slots");
 }
