@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The entry of accel-grpc.so: its one symbol, and the table that is behind it. Neighbours:
+ * rpc_grpc*.c (transport), pki*.c (certificates). It must not be linked by any program; remote.c
+ * loads it.
+ */
+#include "common/rpc_grpc_internal.h"
+
+const struct remote_host *grpc_host;
+
+static const struct remote_ops ops = {
+    .abi = REMOTE_ABI,
+    .pki = NULL,
+};
+
+__attribute__((visibility("default"))) const struct remote_ops *accel_remote_open(
+    uint32_t abi, const struct remote_host *host)
+{
+    if (abi != REMOTE_ABI)
+        return NULL;
+    grpc_host = host;
+    return &ops;
+}
