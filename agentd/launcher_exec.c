@@ -2,24 +2,19 @@
 /*
  * acceld's hands: the launcher that drives accel-spawn and shims (launcher.h has the contract).
  * Everything runs on the loop's thread and nothing waits, except reading and writing small files
- * of attempts. What an earlier acceld left is adopt.c's. Decides nothing: whether a rank's
+ * of attempts. Neighbours: launcher_wire.c (bytes), launcher_detach.c (shims that cannot be
+ * reached), adopt.c (what an earlier acceld left). Decides nothing: whether a rank's
  * failure stops its gang is the core's business.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "agentd/launcher_exec_internal.h"
-#include "agentd/procfs.h"
 #include "common/clock.h"
-#include "common/path.h"
 
-#define READ_BYTES     65536u
-#define RETRY_MIN_MS   20u /* to connect to a shim again, doubling up to the next */
-#define RETRY_MAX_MS   1000u
 #define STOP_WAIT_MS   5000 /* beyond its grace, for a shim that cannot be reached to hear it */
 #define STOP_GRACE_MAX INT32_MAX
 
@@ -86,7 +81,7 @@ static struct rank_known *attempt_rank(struct attempt *a, size_t hint, uint32_t 
     return NULL;
 }
 
-/* ---- wires ---- */
+/* ---- closing ---- */
 
 static void all_closed(struct launcher_exec *l)
 {
@@ -108,197 +103,11 @@ static void all_closed(struct launcher_exec *l)
     }
 }
 
-static void handle_closed(struct launcher_exec *l)
+void launcher_handle_closed(struct launcher_exec *l)
 {
     if (--l->open_handles == 0 && l->is_closing) {
         all_closed(l);
     }
-}
-
-static void on_wire_closed(uv_handle_t *handle)
-{
-    struct wire *w = handle->data;
-    struct launcher_exec *l = w->l;
-    codec_reader_done(&w->in);
-    str_done(&w->out);
-    free(w);
-    handle_closed(l);
-}
-
-/* The descriptor is closed at once (the other side sees it), the memory goes when libuv says. */
-static void wire_close(struct wire *w)
-{
-    if (w != NULL && w->fd >= 0) {
-        uv_poll_stop(&w->poll);
-        close(w->fd);
-        w->fd = -1;
-        w->a = NULL;
-        uv_close((uv_handle_t *)&w->poll, on_wire_closed);
-    }
-}
-
-static void on_poll(uv_poll_t *poll, int status, int events)
-{
-    struct wire *w = poll->data;
-    w->on_ready(w, status < 0 ? UV_READABLE : events);
-}
-
-static void wire_want(struct wire *w, int events)
-{
-    if (w->events != events) {
-        w->events = events;
-        uv_poll_start(&w->poll, events, on_poll);
-    }
-}
-
-/* Owns fd, on failure too. */
-static struct wire *wire_open(struct launcher_exec *l, int fd, void (*on_ready)(struct wire *, int))
-{
-    struct wire *w = xcalloc(1, sizeof(*w));
-    w->l = l;
-    w->fd = fd;
-    w->on_ready = on_ready;
-    w->poll.data = w;
-    codec_reader_init(&w->in, LIMIT_FRAME_BYTES);
-    str_init(&w->out);
-    if (uv_poll_init(l->loop, &w->poll, fd) < 0) {
-        close(fd);
-        codec_reader_done(&w->in);
-        str_done(&w->out);
-        free(w);
-        return NULL;
-    }
-    l->open_handles++;
-    wire_want(w, UV_READABLE);
-    return w;
-}
-
-/* False: the other side is gone; reading will tell. */
-static void wire_flush(struct wire *w)
-{
-    size_t done = 0;
-    while (done < w->out.len) {
-        ssize_t n = send(w->fd, w->out.data + done, w->out.len - done, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0 && errno == EAGAIN) {
-            break;
-        }
-        if (n < 0) {
-            done = w->out.len; /* nobody will read it; the end of the stream is read as such */
-            break;
-        }
-        done += (size_t)n;
-    }
-    if (done > 0) {
-        str_drop_front(&w->out, done);
-    }
-    wire_want(w, UV_READABLE | (w->out.len > 0 ? UV_WRITABLE : 0));
-}
-
-/* Bytes read, 0 at the end of the stream, -1: nothing there now. */
-static ssize_t wire_read(struct wire *w)
-{
-    static char buf[READ_BYTES];
-    ssize_t n = recv(w->fd, buf, sizeof(buf), MSG_DONTWAIT);
-    if (n < 0) {
-        return errno == EAGAIN || errno == EINTR ? -1 : 0;
-    }
-    codec_reader_feed(&w->in, buf, (size_t)n);
-    return n;
-}
-
-static void send_down(struct attempt *a, const Accel__V1__ShimDown *down)
-{
-    codec_add(&a->wire->out, &down->base);
-    wire_flush(a->wire);
-}
-
-static void send_stop(struct attempt *a)
-{
-    Accel__V1__ShimDown down = ACCEL__V1__SHIM_DOWN__INIT;
-    Accel__V1__ShimStop stop = ACCEL__V1__SHIM_STOP__INIT;
-    stop.grace_ms = a->stop_grace_ms;
-    stop.cause = a->stop_cause;
-    down.body_case = ACCEL__V1__SHIM_DOWN__BODY_STOP;
-    down.stop = &stop;
-    send_down(a, &down);
-}
-
-void wire_add_own(struct str *out, uint64_t incarnation)
-{
-    Accel__V1__ShimDown down = ACCEL__V1__SHIM_DOWN__INIT;
-    Accel__V1__ShimOwn own = ACCEL__V1__SHIM_OWN__INIT;
-    own.incarnation = incarnation;
-    down.body_case = ACCEL__V1__SHIM_DOWN__BODY_OWN;
-    down.own = &own;
-    codec_add(out, &down.base);
-}
-
-/* ---- requests to accel-spawn ---- */
-
-static void request_free(struct request *q)
-{
-    base_close_fd(&q->fd);
-    str_done(&q->bytes);
-    free(q);
-}
-
-/* Sends the rest of q; false if accel-spawn takes no more now (or is gone: reading tells). */
-static bool request_send(struct launcher_exec *l, struct request *q)
-{
-    while (q->done < q->bytes.len) {
-        char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = {0};
-        struct iovec iov = {.iov_base = q->bytes.data + q->done, .iov_len = q->bytes.len - q->done};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-        if (q->fd >= 0) {
-            msg.msg_control = control;
-            msg.msg_controllen = sizeof(control);
-            struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-            c->cmsg_level = SOL_SOCKET;
-            c->cmsg_type = SCM_RIGHTS;
-            c->cmsg_len = CMSG_LEN(sizeof(int));
-            memcpy(CMSG_DATA(c), &q->fd, sizeof(int));
-        }
-        ssize_t n = sendmsg(l->spawn->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0) {
-            return false;
-        }
-        base_close_fd(&q->fd);
-        q->fd = -1;
-        q->done += (size_t)n;
-    }
-    return true;
-}
-
-static void requests_flush(struct launcher_exec *l)
-{
-    while (l->spawn != NULL && l->requests != NULL && request_send(l, l->requests)) {
-        struct request *q = l->requests;
-        l->requests = q->next;
-        if (l->requests == NULL) {
-            l->requests_end = &l->requests;
-        }
-        request_free(q);
-    }
-    if (l->spawn != NULL) {
-        wire_want(l->spawn, UV_READABLE | (l->requests != NULL ? UV_WRITABLE : 0));
-    }
-}
-
-static void request_add(struct launcher_exec *l, const Accel__V1__SpawnRequest *msg, int fd)
-{
-    struct request *q = xcalloc(1, sizeof(*q));
-    q->fd = fd;
-    str_init(&q->bytes);
-    codec_add(&q->bytes, &msg->base);
-    *l->requests_end = q;
-    l->requests_end = &q->next;
-    requests_flush(l);
 }
 
 /* ---- the end of an attempt ---- */
@@ -336,97 +145,6 @@ void attempt_sweep(struct launcher_exec *l, struct attempt *a)
     request.body_case = ACCEL__V1__SPAWN_REQUEST__BODY_SWEEP;
     request.sweep = &sweep;
     request_add(l, &request, -1);
-}
-
-static void retry_later(struct launcher_exec *l);
-
-static void on_shim_dead(struct wire *w, int events)
-{
-    (void)events;
-    attempt_sweep(w->l, w->a);
-}
-
-/* False: the shim is dead. Without a pidfd, at a want of descriptors, each try asks again. */
-static bool watch_death(struct launcher_exec *l, struct attempt *a, int connected)
-{
-    if (a->pidfd != NULL) {
-        return true;
-    }
-    if (adopt_is_shim_dead(l->dir_fd, a->id, connected, &a->shim_pid)) {
-        return false;
-    }
-    int fd = a->shim_pid > 0 ? proc_pidfd_open(a->shim_pid) : -1;
-    a->pidfd = fd >= 0 ? wire_open(l, fd, on_shim_dead) : NULL;
-    if (a->pidfd != NULL) {
-        a->pidfd->a = a;
-    }
-    return true;
-}
-
-/* One try. It is dying (then this fails or breaks again and the pidfd tells), it has taken offence
- * at what we sent or cannot answer now (then it takes us back), or a newer acceld owns it (then it
- * refuses, and the attempt is not ours to touch). */
-static void reattach(struct launcher_exec *l, struct attempt *a)
-{
-    int fd = adopt_connect(l->dir_fd, a->id);
-    bool is_late = a->is_stop_asked && clock_mono_ms() >= a->stop_until_ms;
-    if (!watch_death(l, a, fd) || (fd < 0 && is_late)) {
-        base_close_fd(&fd);
-        attempt_sweep(l, a);
-        return;
-    }
-    if (fd < 0 || attempt_connect(l, a, fd) < 0) {
-        retry_later(l);
-        return;
-    }
-    wire_add_own(&a->wire->out, l->incarnation);
-    wire_flush(a->wire);
-}
-
-static void on_retry(uv_timer_t *timer)
-{
-    struct launcher_exec *l = timer->data;
-    for (size_t i = 0; i < LAUNCHER_BUCKETS; i++) {
-        for (struct attempt *a = l->buckets[i]; a != NULL; a = a->next) {
-            if (a->state == ATTEMPT_DETACHED && a->wire == NULL) {
-                reattach(l, a);
-            }
-        }
-    }
-}
-
-static void retry_later(struct launcher_exec *l)
-{
-    if (!l->is_closing && !uv_is_active((uv_handle_t *)&l->retry)) {
-        uv_timer_start(&l->retry, on_retry, l->retry_ms, 0);
-        l->retry_ms = MIN(l->retry_ms * 2, (uint64_t)RETRY_MAX_MS);
-    }
-}
-
-void attempt_detach(struct launcher_exec *l, struct attempt *a)
-{
-    wire_close(a->wire);
-    a->wire = NULL;
-    a->is_refused = false;
-    a->state = ATTEMPT_DETACHED;
-    reattach(l, a);
-}
-
-/* The connection to the shim has ended without `gone`. */
-static void attempt_on_cut(struct launcher_exec *l, struct attempt *a)
-{
-    wire_close(a->wire);
-    a->wire = NULL;
-    if (a->state == ATTEMPT_LAUNCHING && !a->is_forked) {
-        a->is_cut = true; /* accel-spawn's answer says why */
-    } else if (a->state == ATTEMPT_LAUNCHING || a->state == ATTEMPT_LIVE) {
-        attempt_detach(l, a);
-    } else if (a->state == ATTEMPT_DETACHED && a->is_stop_asked) {
-        attempt_sweep(l, a);
-    } else if (a->state == ATTEMPT_DETACHED) {
-        a->is_refused = true;
-        retry_later(l);
-    }
 }
 
 /* ---- what shims say ---- */
@@ -475,7 +193,7 @@ void attempt_on_hello(struct launcher_exec *l, struct attempt *a, const Accel__V
     a->is_forked = true;
     a->shim_pid = (pid_t)hello->shim_pid;
     a->is_refused = false;
-    l->retry_ms = RETRY_MIN_MS;
+    l->retry_ms = LAUNCHER_RETRY_MIN_MS;
     wire_close(a->pidfd);
     a->pidfd = NULL;
     if (hello->started && hello->n_ranks > 0) {
@@ -771,6 +489,9 @@ static void exec_stop(struct launcher *base, struct attempt_id id, uint64_t grac
     }
     a->stop_cause = a->is_stop_asked ? a->stop_cause : cause;
     a->is_stop_asked = true;
+    if (!a->is_started) {
+        attempt_bound_stop(l);
+    }
     if (a->wire != NULL) {
         send_stop(a);
     } else if (a->is_refused) {
@@ -886,7 +607,7 @@ static void exec_forget(struct launcher *base, uint64_t job_id)
 
 static void on_own_closed(uv_handle_t *handle)
 {
-    handle_closed(handle->data);
+    launcher_handle_closed(handle->data);
 }
 
 static void exec_destroy(struct launcher *base, void (*on_closed)(void *), void *ctx)
@@ -919,6 +640,7 @@ static void exec_destroy(struct launcher *base, void (*on_closed)(void *), void 
     l->spawn = NULL;
     uv_close((uv_handle_t *)&l->idle, on_own_closed);
     uv_close((uv_handle_t *)&l->retry, on_own_closed);
+    uv_close((uv_handle_t *)&l->late, on_own_closed);
 }
 
 static const struct launcher_ops exec_ops = {
@@ -960,8 +682,10 @@ int launcher_exec_create(const struct launcher_exec_config *config,
     l->idle.data = l;
     uv_timer_init(l->loop, &l->retry);
     l->retry.data = l;
-    l->retry_ms = RETRY_MIN_MS;
-    l->open_handles += 2;
+    l->retry_ms = LAUNCHER_RETRY_MIN_MS;
+    uv_timer_init(l->loop, &l->late);
+    l->late.data = l;
+    l->open_handles += 3;
     *ret_launcher = &l->base;
     return 0;
 }

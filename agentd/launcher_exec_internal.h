@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * launcher_exec_internal.h - the state of launcher_exec, shared by launcher_exec.c (the running
- * system) and adopt.c (what an earlier acceld left).
+ * system), launcher_wire.c (its connections), launcher_detach.c (shims that cannot be reached) and
+ * adopt.c (what an earlier acceld left).
  */
 #ifndef ACCEL_AGENTD_LAUNCHER_EXEC_INTERNAL_H
 #define ACCEL_AGENTD_LAUNCHER_EXEC_INTERNAL_H
@@ -17,6 +18,8 @@
 #define LAUNCHER_INPUTS                                                                            \
     8u /* unanswered inputs of one attempt; one by contract, more are answered                     \
                                   `closed` */
+
+#define LAUNCHER_RETRY_MIN_MS 20u /* to connect to a shim again; doubles */
 
 enum attempt_state {
     ATTEMPT_LAUNCHING, /* START was sent */
@@ -104,6 +107,7 @@ struct launcher_exec {
     uv_idle_t idle;   /* runs while there is something deferred, and keeps the loop from waiting */
     uv_timer_t retry; /* runs while a DETACHED attempt has no connection */
     uint64_t retry_ms;
+    uv_timer_t late; /* runs while a stopped attempt has not told that it started */
     size_t open_handles;
     bool is_closing;
     void (*on_closed)(void *ctx);
@@ -120,12 +124,37 @@ int attempt_connect(struct launcher_exec *l, struct attempt *a, int fd);
 void attempt_on_hello(struct launcher_exec *l, struct attempt *a, const Accel__V1__ShimHello *hello,
                       bool tell);
 void attempt_set_ranks(struct attempt *a, const Accel__V1__AttemptSpec *spec);
+void attempt_sweep(struct launcher_exec *l, struct attempt *a);
+void launcher_handle_closed(struct launcher_exec *l); /* one of open_handles */
+
+/* launcher_detach.c */
 /* The shim cannot be talked to: tries until it takes us back, sweeps when it is dead. Only what is
  * proven dead is swept: a job must not die of our want of descriptors. */
 void attempt_detach(struct launcher_exec *l, struct attempt *a);
-void attempt_sweep(struct launcher_exec *l, struct attempt *a);
+/* The connection to the shim has ended without `gone`. */
+void attempt_on_cut(struct launcher_exec *l, struct attempt *a);
+/* A shim whose ranks hang in exec hears nothing (shim_child.c says why): an attempt that was
+ * stopped and has not told that it started is swept at its stop_until_ms. */
+void attempt_bound_stop(struct launcher_exec *l);
+
+/* launcher_wire.c */
+/* Owns fd, on failure too (NULL). */
+struct wire *wire_open(struct launcher_exec *l, int fd, void (*on_ready)(struct wire *, int));
+/* The descriptor is closed at once (the other side sees it), the memory goes when libuv says. */
+void wire_close(struct wire *w);
+void wire_want(struct wire *w, int events);
+/* If the other side is gone, reading will tell. */
+void wire_flush(struct wire *w);
+/* Bytes read into w->in, 0 at the end of the stream, -1: nothing there now. */
+ssize_t wire_read(struct wire *w);
 /* ShimOwn, at the head of a new connection. */
 void wire_add_own(struct str *out, uint64_t incarnation);
+void send_down(struct attempt *a, const Accel__V1__ShimDown *down);
+void send_stop(struct attempt *a); /* what was asked last */
+void request_free(struct request *q);
+/* Queues for accel-spawn; fd (owned; -1: none) goes with the first byte. */
+void request_add(struct launcher_exec *l, const Accel__V1__SpawnRequest *msg, int fd);
+void requests_flush(struct launcher_exec *l);
 
 /* adopt.c */
 /* Connects to JOB.N/sock: a descriptor, ACCEL_ENOENT (nobody listens there), or ACCEL_EUNAVAIL (it
