@@ -4,13 +4,14 @@
  * rpc_grpc*.c (transport), pki*.c (certificates). It must not be linked by any program; remote.c
  * loads it.
  */
+#include "common/pki.h"
 #include "common/rpc_grpc_internal.h"
 
 const struct remote_host *grpc_host;
 
 static const struct remote_ops ops = {
     .abi = REMOTE_ABI,
-    .pki = NULL,
+    .pki = &pki_ops,
 };
 
 __attribute__((visibility("default"))) const struct remote_ops *accel_remote_open(
