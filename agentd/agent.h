@@ -15,6 +15,7 @@
 #include "accel/v1/agent.pb-c.h"
 #include "accel/v1/shim.pb-c.h"
 #include "agentd/attempt.h"
+#include "agentd/environ.h"
 #include "common/arena.h"
 #include "common/error.h"
 #include "common/trace.h"
@@ -124,29 +125,5 @@ const char *agent_cause_name(uint32_t cause);
 struct lifecycle;
 extern const struct lifecycle worker_lifecycle;
 extern const struct lifecycle agent_session_lifecycle;
-
-/* environ.c: builds the AttemptSpec that goes to the shim from a Start: the common environment
- * (the job's own with inherited rank, PMI, Slurm and launcher variables dropped, ours laid over)
- * and per rank RANK, LOCAL_RANK, ... by ARCHITECTURE "What a worker finds" and
- * facts/worker-environment.md. Pure; all in the arena, but strings of `in` and of its Start are
- * borrowed by the result. */
-struct environ_input {
-    const Accel__V1__Start *start;
-    const Accel__V1__Device *const *devices; /* of the node, to look up `visible` */
-    size_t device_count;
-    const char *master_addr, *ifname, *node_name;
-    uint32_t master_port;
-    uint32_t pet_port; /* for a torchrun inside the job; 0: no PET_* variables */
-    uint64_t incarnation;
-    const char *attempts_dir;
-    int64_t wall_ms;
-};
-/* ACCEL_EINVAL: no argv, a rank range that makes no sense, an --output pattern that makes no sense;
- * ACCEL_ENOENT: a device that this node does not have. */
-int environ_build(const struct environ_input *in, struct arena *a,
-                  Accel__V1__AttemptSpec **ret_spec, struct accel_error *err);
-/* Which of `count` devices the i-th of `ranks` ranks gets: an even split in order; with fewer
- * devices than ranks they are shared, neighbours together. */
-void environ_split(size_t count, size_t ranks, size_t i, size_t *ret_first, size_t *ret_len);
 
 #endif

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "agentd/agent.h"
+#include "agentd/environ_contract.h"
 #include "common/limits.h"
 #include "common/str.h"
 
@@ -241,7 +241,10 @@ static void test_names_of_each_contract(void **state)
     assert_value("ACCEL_ATTEMPT_CAUSE", "worker_failed");
     assert_value("ACCEL_WORLD_SIZE", "2");
     assert_value("ACCEL_NODE", "n1");
-    assert_value("PET_NNODES", "1");
+    assert_value("PET_NNODES", "2"); /* every rank is a node to a torchrun in it */
+    assert_value("PET_NPROC_PER_NODE", "1");
+    assert_null(common_value("PET_NODE_RANK"));
+    assert_string_equal(rank_value(1, "PET_NODE_RANK"), "1");
     assert_value("PET_MASTER_PORT", "20002");
     assert_null(common_value("PET_REDIRECTS"));
     assert_string_equal(rank_value(1, "RANK"), "1");
@@ -254,6 +257,170 @@ static void test_names_of_each_contract(void **state)
     assert_int_equal(f.built->incarnation, 4);
     assert_int_equal(f.built->created_ms, 99);
     assert_int_equal(f.built->n_argv, 2);
+}
+
+/* 2 nodes of 4 ranks, this is the second. */
+static void two_nodes(void)
+{
+    static Accel__V1__Peer peers[2];
+    static const Accel__V1__Peer *list[2] = {&peers[0], &peers[1]};
+    for (uint32_t i = 0; i < 2; i++) {
+        accel__v1__peer__init(&peers[i]);
+        peers[i].name = (char *)(i ? "n2" : "n1");
+        peers[i].address = (char *)(i ? "10.0.0.2" : "10.0.0.1");
+        peers[i].first_rank = i * 4;
+        peers[i].local_size = 4;
+    }
+    f.start.world_size = 8;
+    f.start.local_size = f.start.first_rank = 4;
+    f.start.node_rank = 1;
+    f.start.node_count = 2;
+    f.in.node_name = "n2";
+    f.in.master_addr = "10.0.0.1";
+    f.in.peers = list;
+    f.in.peer_count = 2;
+    f.in.aux_port = 20003;
+}
+
+static void test_jax(void **state)
+{
+    char *gpus[] = {(char *)"gpu:A", (char *)"gpu:B", (char *)"gpu:C", (char *)"gpu:D"};
+    (void)state;
+    two_nodes();
+    f.spec.launcher = ACCEL__V1__LAUNCHER__LAUNCHER_JAX;
+    build();
+    assert_value("SLURM_JOB_ID", "12");
+    assert_value("SLURM_STEP_NODELIST", "n[1-2]");
+    assert_value("SLURM_NTASKS", "8");
+    assert_value("SLURM_JOB_NAME", "interactive");
+    assert_value("JAX_COORDINATOR_ADDRESS", "10.0.0.1:20003");
+    assert_value("JAX_COORDINATOR_BIND_ADDRESS", "10.0.0.1:20003");
+    assert_null(common_value("SLURM_NTASKS_PER_NODE")); /* no more of Slurm than JAX needs */
+    assert_string_equal(rank_value(1, "SLURM_PROCID"), "5");
+    assert_string_equal(rank_value(1, "SLURM_LOCALID"), "1");
+    assert_null(rank_value(1, "JAX_LOCAL_DEVICE_IDS"));
+    assert_int_equal(f.built->aux_port, 20003);
+    f.in.master_addr = "fd00::1";
+    f.start.local_size = 2;
+    f.start.devices = gpus;
+    f.start.n_devices = 4;
+    build();
+    assert_value("JAX_COORDINATOR_ADDRESS", "[fd00::1]:20003");
+    assert_string_equal(rank_value(1, "JAX_LOCAL_DEVICE_IDS"), "2,3");
+    assert_true(environ_wants_aux_port(&f.spec));
+    f.spec.launcher = ACCEL__V1__LAUNCHER__LAUNCHER_AUTO;
+    assert_false(environ_wants_aux_port(&f.spec));
+    build();
+    assert_null(common_value("SLURM_JOB_ID"));
+    assert_null(rank_value(0, "SLURM_PROCID"));
+}
+
+static void test_mpi(void **state)
+{
+    (void)state;
+    two_nodes();
+    build();
+    assert_int_equal(f.built->pmi_size, 0);
+    f.spec.launcher = ACCEL__V1__LAUNCHER__LAUNCHER_MPI;
+    build();
+    assert_value("PMI_SIZE", "8");
+    assert_value("OMPI_COMM_WORLD_SIZE", "8");
+    assert_value("OMPI_COMM_WORLD_LOCAL_SIZE", "4");
+    assert_string_equal(rank_value(2, "PMI_RANK"), "6");
+    assert_string_equal(rank_value(2, "OMPI_COMM_WORLD_RANK"), "6");
+    assert_string_equal(rank_value(2, "OMPI_COMM_WORLD_LOCAL_RANK"), "2");
+    assert_null(rank_value(2, "PMI_FD")); /* the shim's, who makes it */
+    assert_int_equal(f.built->pmi_size, 8);
+    assert_int_equal(f.built->pmi_first_rank, 4);
+    assert_int_equal(f.built->node_count, 2);
+}
+
+static void test_slurm(void **state)
+{
+    char *gpus[] = {(char *)"gpu:B", (char *)"gpu:D"};
+    (void)state;
+    two_nodes();
+    f.spec.slurm_env = true;
+    f.spec.cwd = bytes("/home/ann");
+    f.spec.cpus_per_proc = 3;
+    f.gpu[1].index = 1;
+    f.gpu[3].index = 3;
+    f.start.devices = gpus;
+    f.start.n_devices = 2;
+    build();
+    assert_value("SLURM_JOB_ID", "12");
+    assert_value("SLURM_JOB_NAME", "charlm");
+    assert_value("SLURM_NTASKS", "8");
+    assert_value("SLURM_NTASKS_PER_NODE", "4");
+    assert_value("SLURM_TASKS_PER_NODE", "4(x2)");
+    assert_value("SLURM_JOB_NUM_NODES", "2");
+    assert_value("SLURM_JOB_NODELIST", "n[1-2]");
+    assert_value("SLURM_NODEID", "1");
+    assert_value("SLURMD_NODENAME", "n2");
+    assert_value("SLURM_GTIDS", "4,5,6,7");
+    assert_value("SLURM_RESTART_COUNT", "2");
+    assert_value("SLURM_SUBMIT_DIR", "/home/ann");
+    assert_value("SLURM_JOB_GPUS", "1,3");
+    assert_value("SLURM_GPUS_ON_NODE", "2");
+    assert_value("SLURM_CPUS_PER_TASK", "3");
+    assert_string_equal(rank_value(3, "SLURM_PROCID"), "7");
+    f.in.peer_count = 0; /* one node knows itself */
+    build();
+    assert_value("SLURM_JOB_NODELIST", "n2");
+    assert_value("SLURM_TASKS_PER_NODE", "4");
+}
+
+static void assert_compressed(const char *names, const char *expected)
+{
+    const char *list[16];
+    size_t count = 0;
+    AUTO_STR struct str out;
+    for (char *p = arena_strdup(&f.arena, names); *p;) {
+        size_t len = strcspn(p, " ");
+        list[count++] = p;
+        p += len;
+        if (*p)
+            *p++ = 0;
+    }
+    str_init(&out);
+    environ_compress_names(list, count, &out);
+    assert_string_equal(out.data, expected);
+}
+
+static void test_host_lists(void **state)
+{
+    (void)state;
+    assert_compressed("n1", "n1");
+    assert_compressed("n1 n2 n3", "n[1-3]");
+    assert_compressed("n1 n2 n3 n7", "n[1-3,7]");
+    assert_compressed("n8 n9 n10 n11", "n[8-11]");
+    assert_compressed("n08 n09 n10", "n[08-10]");
+    assert_compressed("n08 n9", "n[08,9]");
+    assert_compressed("n3 n1 n2", "n[3,1-2]"); /* node rank 0 stays in front */
+    assert_compressed("a1 a2 b1 head", "a[1-2],b1,head");
+    assert_compressed("x-1.lan x-2.lan", "x-1.lan,x-2.lan");
+    assert_compressed("10 11", "10,11");
+    assert_compressed("n4294967295 n4294967296", "n4294967295,n4294967296");
+}
+
+static void test_long_node_list(void **state)
+{
+    enum { COUNT = 4000 };
+    Accel__V1__Peer *peers = arena_alloc(&f.arena, COUNT * sizeof(*peers));
+    const Accel__V1__Peer **list = arena_alloc(&f.arena, COUNT * sizeof(*list));
+    (void)state;
+    for (size_t i = 0; i < COUNT; i++) {
+        accel__v1__peer__init(&peers[i]);
+        peers[i].name = arena_printf(&f.arena, "node-%zu-with-a-name-of-some-length", i);
+        peers[i].local_size = 1;
+        list[i] = &peers[i];
+    }
+    f.in.peers = list;
+    f.in.peer_count = COUNT;
+    build(); /* not asked for */
+    f.spec.slurm_env = true;
+    assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_EINVAL);
+    assert_non_null(strstr(f.err.text, "4000 nodes"));
 }
 
 static void test_what_the_user_set_stays(void **state)
@@ -407,6 +574,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_hostile_environment, setup, teardown),
         cmocka_unit_test_setup_teardown(test_names_of_each_contract, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_jax, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_mpi, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_slurm, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_host_lists, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_long_node_list, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_the_user_set_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_debian_torchrun, setup, teardown),
         cmocka_unit_test_setup_teardown(test_devices, setup, teardown),

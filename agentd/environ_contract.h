@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * environ_contract.h - one function per contract that scripts look for. Each adds its names to the
+ * list of all ranks (common) or of one rank; what overrides what is their order in environ.c.
+ */
+#ifndef ACCEL_AGENTD_ENVIRON_CONTRACT_H
+#define ACCEL_AGENTD_ENVIRON_CONTRACT_H
+
+#include "agentd/environ.h"
+#include "agentd/environ_list.h"
+#include "common/str.h"
+
+struct environ_gpus {
+    size_t count;
+    bool is_amd;
+    struct str visible; /* what CUDA_VISIBLE_DEVICES carries */
+    struct str indices; /* their places on the node, comma separated */
+};
+
+/* environ_contract.c */
+void environ_set_torch(struct env_list *e, const struct environ_input *in);
+void environ_set_devices(struct env_list *e, const struct environ_input *in,
+                         const struct environ_gpus *gpus);
+void environ_set_mpi(struct env_list *e, const Accel__V1__Start *s);
+void environ_set_jax(struct env_list *e, const struct environ_input *in, const char *nodelist);
+void environ_set_pet(struct env_list *e, const struct environ_input *in,
+                     const struct environ_gpus *gpus);
+void environ_set_interfaces(struct env_list *e, const char *ifname);
+void environ_set_accel(struct env_list *e, const struct environ_input *in);
+/* The i-th rank of this node. */
+void environ_set_rank(struct env_list *e, const struct environ_input *in,
+                      const struct environ_gpus *gpus, uint32_t i);
+
+/* environ_slurm.c */
+void environ_set_slurm(struct env_list *e, const struct environ_input *in,
+                       const struct environ_gpus *gpus, const char *nodelist);
+void environ_set_slurm_rank(struct env_list *e, uint32_t rank, uint32_t local_rank);
+/* The names as Slurm writes a list of hosts, "n[1-3,7],gpu[09-10]", in the order given (which is
+ * that of the ranks: Slurm's own lists are sorted, ours name node rank 0 first). */
+void environ_compress_names(const char *const *names, size_t count, struct str *out);
+
+#endif
