@@ -34,7 +34,7 @@ struct held_key { /* without padding: hashed as bytes */
 /* What the shell holds for a live attempt. */
 struct held {
     struct held_key key;
-    uint32_t master_port, pet_port;
+    uint32_t master_port, pet_port, aux_port; /* 0: none */
     bool is_alone;  /* on this node only: when it is gone, nobody knows its ports */
     bool has_input; /* an Input waits for its answer */
     uint64_t input_id;
@@ -120,6 +120,7 @@ static void drop_held(struct shell *s, struct attempt_id id)
         send_input_done(s, h->input_id, true, 0, "");
     port_pool_release(s->ports, h->master_port, clock_mono_ms(), h->is_alone);
     port_pool_release(s->ports, h->pet_port, clock_mono_ms(), h->is_alone);
+    port_pool_release(s->ports, h->aux_port, clock_mono_ms(), h->is_alone);
     HASH_DEL(s->held, h);
     free(h);
 }
@@ -132,12 +133,15 @@ static void forget_inputs(struct shell *s) /* the session that asked is gone */
 
 /* ---- actions ---- */
 
-static int lease_ports(struct shell *s, struct held *h, struct accel_error *err)
+static int lease_ports(struct shell *s, const Accel__V1__JobSpec *job, struct held *h,
+                       struct accel_error *err)
 {
     int64_t now_ms = clock_mono_ms();
     int r = port_pool_lease(s->ports, now_ms, &h->master_port, err);
     if (r == 0)
         r = port_pool_lease(s->ports, now_ms, &h->pet_port, err);
+    if (r == 0 && job && environ_wants_aux_port(job))
+        r = port_pool_lease(s->ports, now_ms, &h->aux_port, err);
     return r;
 }
 
@@ -147,7 +151,7 @@ static int launch(struct shell *s, struct agent_action *act, struct held *h,
     const Accel__V1__Start *start = act->start;
     const Accel__V1__Node *node = node_description(s->node);
     Accel__V1__AttemptSpec *spec;
-    int r = lease_ports(s, h, err);
+    int r = lease_ports(s, start->spec, h, err);
     if (r < 0)
         return r;
     struct environ_input in = {
@@ -159,6 +163,7 @@ static int launch(struct shell *s, struct agent_action *act, struct held *h,
         .node_name = s->config.node_name,
         .master_port = h->master_port,
         .pet_port = h->pet_port,
+        .aux_port = h->aux_port,
         .incarnation = s->config.state->incarnation,
         .attempts_dir = s->config.state->attempts_dir,
         .wall_ms = clock_wall_ms(),
@@ -434,6 +439,8 @@ static void on_found(void *ctx, const struct launcher_found *f)
         h->pet_port = pet_port_of(f->spec);
         port_pool_hold(s->ports, h->master_port);
         port_pool_hold(s->ports, h->pet_port);
+        h->aux_port = f->spec->aux_port;
+        port_pool_hold(s->ports, h->aux_port);
     }
     log_info("job %" PRIu64 ".%" PRIu32 ": found %s", f->id.job_id, f->id.attempt,
              f->is_live ? "alive" : "ended");
