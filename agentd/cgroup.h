@@ -33,9 +33,13 @@ int cgroup_remove(struct cgroup_root *root, const char *name);
 int cgroup_events_open(int cgroup_fd);
 bool cgroup_is_populated(int events_fd);
 
-/* fork() into a cgroup (cgroup_fd -1: as the parent). Returns the pid, 0 in the child, or -errno;
- * *ret_pidfd is -1 where the kernel has no pidfds. A kernel or policy without clone3 gets a plain
- * fork, which is not in the cgroup: *ret_in_cgroup says. */
-int cgroup_fork(int cgroup_fd, int *ret_pidfd, bool *ret_in_cgroup);
+/* A child that runs run(arg) in a cgroup (cgroup_fd -1: as the parent), on the memory of the
+ * caller, which waits in the kernel until the child has exec'ed or ended: nothing is copied, and
+ * what run() writes to *arg is there on return. run() must end in execve or _exit; it may call what
+ * changes the child alone (descriptors, directory, limits, signals), and must not allocate. Returns
+ * the pid or -errno; *ret_pidfd is -1 where the kernel has no pidfds. A kernel or policy without
+ * clone3 gets a vfork(), which is not in the cgroup: *ret_in_cgroup says. */
+int cgroup_vfork(int cgroup_fd, void (*run)(void *arg), void *arg, int *ret_pidfd,
+                 bool *ret_in_cgroup);
 
 #endif

@@ -15,6 +15,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -23,7 +24,7 @@
 #include "common/clock.h"
 
 #define EXIT_ROOM_BYTES                                                                            \
-    4096 /* kept free for the exit record: one page; tails are left out if it
+    4096 /* kept free for the exit record: one page; tails are left out if it                      \
                                 does not fit and the disk is full */
 #define EPOLL_BATCH 64
 
@@ -230,7 +231,6 @@ static void shim_dispatch(struct shim *s, const struct epoll_event *ev)
     case SOURCE_PENDING: wire_on_pending(s, index); break;
     case SOURCE_TIMER: on_timer(s); break;
     case SOURCE_STDIN: wire_on_stdin(s, ev->events); break;
-    case SOURCE_EXEC: ranks_on_exec_pipe(s); break;
     case SOURCE_STREAM: output_on_readable(s, index); break;
     case SOURCE_CGROUP: break; /* the next round looks */
     }
@@ -239,9 +239,6 @@ static void shim_dispatch(struct shim *s, const struct epoll_event *ev)
 /* Nothing of the attempt lives any more. */
 static void shim_finish(struct shim *s)
 {
-    if (!s->is_started) {
-        ranks_on_exec_pipe(s); /* nobody holds its other end: all that is to be known is there */
-    }
     for (size_t i = 0; i < s->rank_count; i++) {
         output_drain(s, &s->ranks[i]);
         output_close(s, &s->ranks[i]);
@@ -254,9 +251,6 @@ static void shim_finish(struct shim *s)
 
 static void shim_advance(struct shim *s)
 {
-    if (s->phase == SHIM_STARTING && s->is_started) {
-        s->phase = SHIM_RUNNING;
-    }
     if (s->start_failed || (s->phase == SHIM_RUNNING && s->rank_live == 0)) {
         shim_begin_kill(s);
     }
@@ -305,6 +299,16 @@ static void close_inherited(const struct shim_start *start)
     close_others(keep, n);
 }
 
+/* The kernel's own call, because glibc keeps 32 and 33 to itself, and an ancestor may have ignored
+ * them. All zeros is SIG_DFL without flags. */
+static void signals_reset(void)
+{
+    static const char deflt[64];
+    for (int i = 1; i < NSIG; i++) {
+        syscall(SYS_rt_sigaction, i, deflt, NULL, 8);
+    }
+}
+
 static void shim_init(struct shim *s, const struct shim_start *start)
 {
     sigset_t mask;
@@ -312,7 +316,6 @@ static void shim_init(struct shim *s, const struct shim_start *start)
                        .spec = start->spec,
                        .pid = getpid(),
                        .timer_fd = -1,
-                       .exec_fd = -1,
                        .exit_fd = -1,
                        .cgroup_events_fd = -1,
                        .dir_fd = start->dir_fd,
@@ -327,6 +330,7 @@ static void shim_init(struct shim *s, const struct shim_start *start)
     close_inherited(start);
     sigfillset(&mask);
     sigprocmask(SIG_SETMASK, &mask, NULL); /* for life: ranks unblock at their exec */
+    signals_reset(); /* what a rank must not inherit; blocked, none of them can hurt us */
     sigemptyset(&mask);
     sigaddset(&mask, SIGCHLD);
     s->signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shim_internal.h - the shim's state and what its files offer each other: shim.c (life and loop),
- * shim_rank.c (ranks: starting, reaping), shim_output.c (pipes to files), shim_tree.c (killing
- * all), shim_wire.c (acceld: connection, messages, stdin). One process, one thread, one struct
- * shim.
+ * shim_rank.c (ranks: starting, reaping), shim_child.c (a rank before its exec), shim_output.c
+ * (pipes to files), shim_tree.c (killing all), shim_wire.c (acceld: connection, messages, stdin).
+ * One process, one thread, one struct shim.
  */
 #ifndef ACCEL_AGENTD_SHIM_INTERNAL_H
 #define ACCEL_AGENTD_SHIM_INTERNAL_H
@@ -15,12 +15,11 @@
 
 #define SHIM_PENDING_CONNS 4u /* connections that have not said ShimOwn; the oldest is closed */
 #define SHIM_INPUTS                                                                                \
-    8u                         /* ShimInputs not yet taken; one is outstanding by contract, more end
-                                 the input */
+    8u /* ShimInputs not yet taken; one is outstanding by contract, more end                       \
+         the input */
 #define SHIM_READ_BYTES 65536u /* one read of a pipe: what a pipe holds */
 
 enum shim_phase {
-    SHIM_STARTING, /* ranks are on their way to exec */
     SHIM_RUNNING,
     SHIM_KILLING, /* everything is being killed until nothing is left */
     SHIM_ENDED,   /* the exit record is written; `gone` is on its way */
@@ -33,7 +32,6 @@ enum shim_source {
     SOURCE_PENDING,
     SOURCE_TIMER,
     SOURCE_STDIN,
-    SOURCE_EXEC,
     SOURCE_STREAM, /* index: rank * 2 + stream */
     SOURCE_CGROUP,
 };
@@ -70,7 +68,7 @@ struct shim_rank {
     int64_t start_ms, end_ms;
     int start_errno;
     bool is_copy_failed; /* its output file could not be opened: not the program's fault */
-    char *error; /* why it could not be started */
+    char *error;         /* why it could not be started */
 };
 
 struct shim_conn {
@@ -92,7 +90,7 @@ struct shim {
     char name[40]; /* JOB.N */
     enum shim_phase phase;
     pid_t pid;
-    int ep_fd, pid_ep_fd, signal_fd, timer_fd, exec_fd, exit_fd, cgroup_events_fd;
+    int ep_fd, pid_ep_fd, signal_fd, timer_fd, exit_fd, cgroup_events_fd;
     int dir_fd, listen_fd, cgroup_fd;
 
     struct shim_rank *ranks;
@@ -100,7 +98,7 @@ struct shim {
     size_t rank_live;   /* forked and not reaped */
     size_t *exit_order; /* indices of reaped ranks, in the order of their deaths */
     size_t exit_count;
-    bool is_started; /* every rank is exec'ed or has failed to */
+    bool is_started; /* every rank runs its program or has failed to; it was said */
     bool start_failed;
     char *start_text;
     bool has_no_children; /* the last reaping ended with ECHILD */
@@ -138,8 +136,8 @@ void shim_signal(struct shim *s, int32_t rank, int signo);
 void shim_begin_kill(struct shim *s);
 
 /* shim_rank.c */
+/* On return every rank runs its program or has failed to, and `started` is on its way. */
 void ranks_start(struct shim *s);
-void ranks_on_exec_pipe(struct shim *s); /* reads what failed; at its end the start is resolved */
 /* Reaps whatever has died, ranks in the order of their deaths; sets has_no_children. */
 void ranks_reap(struct shim *s);
 /* Fills a RankExit that points into k. */
@@ -148,8 +146,6 @@ void rank_fill_exit(const struct shim_rank *k, Accel__V1__RankExit *ret_exit);
 /* shim_output.c */
 /* Opens what the user asked for, before any rank runs: 0, or -errno with k->error set. */
 int output_open_copy(struct shim *s, struct shim_rank *k);
-/* Makes the files of both streams, after the ranks were sent off: exec waits for no disk. */
-void output_create(struct shim *s, struct shim_rank *k);
 void output_on_readable(struct shim *s, size_t index);
 /* Reads what the rank has written until now; bounded by what pipes can hold. */
 void output_drain(struct shim *s, struct shim_rank *k);

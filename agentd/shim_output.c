@@ -17,7 +17,7 @@
 
 #define SEGMENT ((uint64_t)LIMIT_OUTPUT_SEGMENT_BYTES)
 #define DRAIN_BYTES                                                                                \
-    (4u << 20) /* more than a pipe can be made to hold by default (1 MiB): who
+    (4u << 20) /* more than a pipe can be made to hold by default (1 MiB): who                     \
                                     still writes then is no process of ours */
 #define MARK_BYTES 160
 
@@ -315,13 +315,4 @@ static int open_copy(struct shim *s, struct shim_rank *k)
 int output_open_copy(struct shim *s, struct shim_rank *k)
 {
     return k->spec->output_file.len > 0 ? open_copy(s, k) : 0;
-}
-
-void output_create(struct shim *s, struct shim_rank *k)
-{
-    for (size_t which = 0; which < 2; which++) {
-        /* A full disk is no reason not to start: it is tried again with the first byte. */
-        int fd = segment_create(s, k, which, 0);
-        k->streams[which].file_fd = fd < 0 ? -1 : fd;
-    }
 }

@@ -1,173 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The ranks: their pipes, their birth, why they could not be started, and their deaths in the order
- * in which they died. Neighbours: cgroup.c forks, shim_output.c reads the pipes. The child
- * side runs between fork and exec in a copy of a single-threaded process, so it may allocate.
+ * in which they died. Neighbours: shim_child.c is the rank before its exec, shim_output.c reads the
+ * pipes.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "agentd/procfs.h"
-#include "agentd/shim_internal.h"
+#include "agentd/shim_child.h"
 #include "common/clock.h"
 
 #define EXIT_NOT_FOUND 127 /* as every shell says it */
 #define EXIT_NOT_RUN   126
 #define EXIT_NOT_OURS  125 /* nothing is wrong with the program */
 #define REAP_BATCH     64
-
-enum start_step { STEP_FORK, STEP_STDIO, STEP_CWD, STEP_EXEC };
-
-/* What a child says over the exec pipe before it ends; far below PIPE_BUF, so never mixed. */
-struct start_failure {
-    uint32_t index;
-    int32_t step;
-    int32_t sys;
-};
-
-/* ---- the child ---- */
-
-struct child_pipes {
-    int out, err, in; /* the rank's ends; in -1: /dev/null, which is our 0 */
-};
-
-_Noreturn static void child_fail(const struct shim *s, size_t index, enum start_step step, int fd)
-{
-    int sys = errno;
-    struct start_failure f = {.index = (uint32_t)index, .step = step, .sys = sys};
-    (void)s;
-    while (write(fd, &f, sizeof(f)) < 0 && errno == EINTR) {}
-    _exit(step == STEP_EXEC && sys == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_RUN);
-}
-
-/* protobuf-c's bytes have no NUL at their end; execve wants one. */
-static char *text_of(const ProtobufCBinaryData *b)
-{
-    char *text = xcalloc(b->len + 1, 1);
-    if (b->len > 0) {
-        memcpy(text, b->data, b->len);
-    }
-    return text;
-}
-
-static size_t name_length(const ProtobufCBinaryData *b)
-{
-    const uint8_t *eq = b->len > 0 ? memchr(b->data, '=', b->len) : NULL;
-    return eq != NULL ? (size_t)(eq - b->data) + 1 : b->len;
-}
-
-static bool is_overlaid(const ProtobufCBinaryData *common, const Accel__V1__RankSpec *rank)
-{
-    size_t len = name_length(common);
-    if (len == sizeof(SHIM_MARK_NAME) && memcmp(common->data, SHIM_MARK_NAME "=", len) == 0) {
-        return true;
-    }
-    for (size_t i = 0; i < rank->n_env; i++) {
-        if (rank->env[i].len >= len && memcmp(rank->env[i].data, common->data, len) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static char **build_env(const struct shim *s, const struct shim_rank *k)
-{
-    const Accel__V1__AttemptSpec *spec = s->spec;
-    char **env = xcalloc(spec->n_env + k->spec->n_env + 2, sizeof(*env));
-    size_t n = 0;
-    AUTO_STR struct str mark = {0};
-    str_init(&mark);
-    str_addf(&mark, "%s=%s/%s", SHIM_MARK_NAME, s->start->attempts_dir, s->name);
-    env[n++] = str_steal(&mark);
-    for (size_t i = 0; i < spec->n_env; i++) {
-        if (!is_overlaid(&spec->env[i], k->spec)) {
-            env[n++] = text_of(&spec->env[i]);
-        }
-    }
-    for (size_t i = 0; i < k->spec->n_env; i++) {
-        env[n++] = text_of(&k->spec->env[i]);
-    }
-    return env;
-}
-
-static char **build_argv(const Accel__V1__AttemptSpec *spec)
-{
-    char **argv = xcalloc(spec->n_argv + 1, sizeof(*argv));
-    for (size_t i = 0; i < spec->n_argv; i++) {
-        argv[i] = text_of(&spec->argv[i]);
-    }
-    return argv;
-}
-
-/* A limit above what this process may set is cut to what it may: a caller with more rights than the
- * daemon must not make the job fail. */
-static void set_limits(const struct shim *s)
-{
-    const struct rlimit nofile = s->start->nofile;
-    setrlimit(RLIMIT_NOFILE, &nofile);
-    for (size_t i = 0; i < s->spec->n_rlimits; i++) {
-        const Accel__V1__Rlimit *want = s->spec->rlimits[i];
-        struct rlimit now;
-        struct rlimit l = {.rlim_cur = want->soft, .rlim_max = want->hard};
-        if (setrlimit((__rlimit_resource_t)want->resource, &l) == 0 ||
-            getrlimit((__rlimit_resource_t)want->resource, &now) < 0) {
-            continue;
-        }
-        l.rlim_max = MIN(l.rlim_max, now.rlim_max);
-        l.rlim_cur = MIN(l.rlim_cur, l.rlim_max);
-        setrlimit((__rlimit_resource_t)want->resource, &l);
-    }
-}
-
-/* The kernel's own call, because glibc keeps 32 and 33 to itself, and an ancestor may have ignored
- * them. All zeros is SIG_DFL without flags. Everything was blocked since before the fork, so a
- * signal meant for the rank waits until here and then does what it does by default. */
-static void reset_signals(void)
-{
-    static const char deflt[64];
-    sigset_t none;
-    for (int i = 1; i < NSIG; i++) {
-        syscall(SYS_rt_sigaction, i, deflt, NULL, 8);
-    }
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-_Noreturn static void child_run(const struct shim *s, size_t index, const struct child_pipes *p,
-                                int exec_fd)
-{
-    const struct shim_rank *k = &s->ranks[index];
-    setpgid(0, 0);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != s->pid) {
-        _exit(EXIT_NOT_RUN); /* the shim died before the line above */
-    }
-    char **argv = build_argv(s->spec);
-    char **env = build_env(s, k);
-    if ((p->in >= 0 && dup2(p->in, 0) < 0) || dup2(p->out, 1) < 0 || dup2(p->err, 2) < 0) {
-        child_fail(s, index, STEP_STDIO, exec_fd);
-    }
-    close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
-    umask((mode_t)s->spec->umask & 0777);
-    if (s->spec->cwd.len > 0 && chdir(text_of(&s->spec->cwd)) < 0) {
-        child_fail(s, index, STEP_CWD, exec_fd);
-    }
-    set_limits(s);
-    reset_signals();
-    execve(argv[0], argv, env);
-    child_fail(s, index, STEP_EXEC, exec_fd);
-}
 
 /* ---- why a rank could not be started ---- */
 
@@ -207,7 +62,7 @@ static void read_interpreter(const char *path, char *name, size_t size)
 
 static void describe_exec(struct shim *s, struct shim_rank *k, int sys)
 {
-    AUTO_FREE char *program = text_of(&s->spec->argv[0]);
+    AUTO_FREE char *program = child_text(&s->spec->argv[0]);
     AUTO_STR struct str shown = {0};
     char interpreter[256];
     struct stat st;
@@ -242,52 +97,21 @@ static void describe_exec(struct shim *s, struct shim_rank *k, int sys)
     }
 }
 
-static void on_failure(struct shim *s, const struct start_failure *f)
+static void on_failure(struct shim *s, struct shim_rank *k, const struct child_failure *f)
 {
-    if (f->index >= s->rank_count) {
-        return;
-    }
-    struct shim_rank *k = &s->ranks[f->index];
     AUTO_STR struct str shown = {0};
     str_init(&shown);
-    switch ((enum start_step)f->step) {
-    case STEP_CWD:
+    switch (f->step) {
+    case CHILD_DONE: break;
+    case CHILD_CWD:
         str_add_shell_quoted(&shown, s->spec->cwd.data, s->spec->cwd.len);
         set_error(s, k, f->sys, "cannot change to directory %s: %s", shown.data, strerror(f->sys));
         break;
-    case STEP_EXEC: describe_exec(s, k, f->sys); break;
-    case STEP_FORK:
-    case STEP_STDIO:
+    case CHILD_EXEC: describe_exec(s, k, f->sys); break;
+    case CHILD_STDIO:
         set_error(s, k, f->sys, "cannot prepare the process: %s", strerror(f->sys));
         break;
     }
-}
-
-void ranks_on_exec_pipe(struct shim *s)
-{
-    struct start_failure f[16];
-    if (s->exec_fd < 0) {
-        return;
-    }
-    for (;;) {
-        ssize_t n = read(s->exec_fd, f, sizeof(f));
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        for (ssize_t i = 0; i < n / (ssize_t)sizeof(f[0]); i++) {
-            on_failure(s, &f[i]);
-        }
-        if (n < 0) {
-            return; /* some are on their way still */
-        }
-        if (n == 0) {
-            break;
-        }
-    }
-    close(s->exec_fd);
-    s->exec_fd = -1;
-    s->is_started = true;
-    wire_send_started(s);
 }
 
 /* ---- birth ---- */
@@ -319,10 +143,10 @@ static void say_no_cgroup(const struct shim *s)
     is_said = true;
 }
 
-static int start_rank(struct shim *s, size_t index, int exec_fd)
+static int start_rank(struct shim *s, size_t index, struct child_plan *plan)
 {
     struct shim_rank *k = &s->ranks[index];
-    struct child_pipes theirs = {-1, -1, -1};
+    struct child_failure failure;
     AUTO_CLOSE int out_end = -1;
     AUTO_CLOSE int err_end = -1;
     AUTO_CLOSE int in_end = -1;
@@ -339,12 +163,9 @@ static int start_rank(struct shim *s, size_t index, int exec_fd)
                   strerror(-r));
         return r;
     }
-    theirs = (struct child_pipes){out_end, err_end, in_end};
+    const struct child_pipes theirs = {out_end, err_end, in_end};
     k->start_ms = clock_wall_ms();
-    r = cgroup_fork(s->cgroup_fd, &k->pidfd, &in_cgroup);
-    if (r == 0) {
-        child_run(s, index, &theirs, exec_fd);
-    }
+    r = child_start(plan, k->spec, &theirs, &k->pidfd, &in_cgroup, &failure);
     if (r < 0) {
         set_error(s, k, -r, "cannot make a process for rank %u: %s", k->spec->rank, strerror(-r));
         return r;
@@ -354,6 +175,7 @@ static int start_rank(struct shim *s, size_t index, int exec_fd)
     }
     k->pid = r;
     s->rank_live++;
+    on_failure(s, k, &failure);
     if (k->pidfd >= 0) {
         struct epoll_event ev = {.events = EPOLLIN, .data.u64 = index};
         if (epoll_ctl(s->pid_ep_fd, EPOLL_CTL_ADD, k->pidfd, &ev) < 0) {
@@ -392,7 +214,6 @@ static bool open_copies(struct shim *s)
 
 void ranks_start(struct shim *s)
 {
-    int exec_fd = -1;
     s->rank_count = s->spec->n_ranks;
     s->ranks = xcalloc(s->rank_count, sizeof(*s->ranks));
     s->exit_order = xcalloc(s->rank_count, sizeof(*s->exit_order));
@@ -404,25 +225,23 @@ void ranks_start(struct shim *s)
             k->streams[j] = (struct shim_stream){.fd = -1, .file_fd = -1, .oldest = 1};
         }
     }
-    int r = make_pipe(&s->exec_fd, &exec_fd, true);
-    if (r < 0) {
-        _exit(1);
-    }
-    shim_epoll(s, EPOLL_CTL_ADD, s->exec_fd, EPOLLIN, SOURCE_EXEC, 0);
     if (open_copies(s)) {
-        for (size_t i = 0; i < s->rank_count && r == 0; i++) {
-            r = start_rank(s, i, exec_fd);
+        struct child_plan plan;
+        int r = 0;
+        child_plan_init(&plan, s);
+        for (size_t i = 0; i < s->rank_count && r >= 0; i++) {
+            r = start_rank(s, i, &plan);
         }
+        child_plan_done(&plan);
     }
-    close(exec_fd);
     for (size_t i = 0; i < s->rank_count; i++) {
-        output_create(s, &s->ranks[i]);
         watch_rank(s, i);
     }
     if (s->stdin_fd >= 0) {
         /* No events asked for: only the news that the rank closed its end. */
         shim_epoll(s, EPOLL_CTL_ADD, s->stdin_fd, 0, SOURCE_STDIN, 0);
     }
+    wire_send_started(s);
 }
 
 /* ---- death ---- */
@@ -447,9 +266,6 @@ static void rank_reap(struct shim *s, size_t index)
     }
     s->rank_live--;
     s->exit_order[s->exit_count++] = index;
-    if (!s->is_started) {
-        ranks_on_exec_pipe(s); /* what it said there belongs to its exit */
-    }
     /* It has begun to end before it was told to: a rank that failed to start is no victim. */
     k->stopped = (s->is_stopping || s->phase >= SHIM_KILLING) && k->start_errno == 0;
     output_drain(s, k);

@@ -170,6 +170,7 @@ void wire_send_started(struct shim *s)
     up.body_case = ACCEL__V1__SHIM_UP__BODY_STARTED;
     up.started = &started;
     s->is_corked = false;
+    s->is_started = true;
     send_up(s, &up);
 }
 
