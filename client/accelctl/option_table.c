@@ -135,6 +135,11 @@ const struct option_row option_table[] = {
      "the same as --devices gpu (Accelerate's spelling)"},
     {OPT_MIXED_PRECISION, "mixed-precision", 0, "", CHOICE("no|fp16|bf16|fp8"), RUN,
      "sets ACCELERATE_MIXED_PRECISION for the job"},
+    {OPT_LAUNCHER, "launcher", 0, "", CHOICE("auto|jax|mpi"), RUN,
+     "what the processes find besides torch's variables: nothing more (auto), what JAX, or what an "
+     "MPI program without mpiexec needs"},
+    {OPT_SLURM_ENV, "slurm-env", 0, "", FLAG, RUN,
+     "set SLURM_* too, as srun does, for scripts that look for nothing else"},
     {OPT_MAX_RESTARTS, "max-restarts", 'r', "", NUMBER("N", 0, LIMIT_RESTARTS), RUN,
      "start the gang again up to N times when a rank fails; default 0"},
     {OPT_TIME, "time", 't', "", OPT_TYPE_DURATION, "T", NULL, 1, UINT64_MAX, RUN,

@@ -49,6 +49,8 @@ enum opt_id {
     OPT_CPU,
     OPT_MULTI_GPU,
     OPT_MIXED_PRECISION,
+    OPT_LAUNCHER,
+    OPT_SLURM_ENV,
     OPT_MAX_RESTARTS,
     OPT_TIME,
     OPT_MEM,

@@ -473,6 +473,48 @@ static int build_size(struct builder *b)
     return 0;
 }
 
+/* torchrun is itself one per node: what was meant for it becomes its own option. */
+static bool is_torchrun(const struct options *o)
+{
+    static const char *const modules[] = {"torch.distributed.run", "torch.distributed.launch"};
+    const char *name = o->arg_count ? o->args[0] : "";
+    const char *slash = strrchr(name, '/');
+
+    for (size_t i = 0; option_given(o, OPT_MODULE) && i < ARRAY_LEN(modules); i++) {
+        if (strcmp(o->v[OPT_MODULE].text, modules[i]) == 0)
+            return true;
+    }
+    return !option_given(o, OPT_MODULE) && strcmp(slash ? slash + 1 : name, "torchrun") == 0;
+}
+
+static void insert_arg(struct builder *b, size_t at, const char *text)
+{
+    Accel__V1__JobSpec *s = b->spec;
+
+    add_arg(b, text);
+    memmove(&s->argv[at + 1], &s->argv[at], (s->n_argv - 1 - at) * sizeof s->argv[0]);
+    s->argv[at] = bytes_of(text);
+}
+
+/* `--procs 4 torchrun train.py`: one torchrun per node that starts four, with a GPU for each where
+ * GPUs are asked for by the number of processes. */
+static int build_torchrun(struct builder *b)
+{
+    Accel__V1__JobSpec *s = b->spec;
+    uint32_t procs = s->procs_per_node;
+
+    if (option_given(b->o, OPT_WRAP) || !is_torchrun(b->o))
+        return 0;
+    s->procs_per_node = 1;
+    if (procs <= 1)
+        return 0; /* one per GPU of the job: said by PET_NPROC_PER_NODE */
+    insert_arg(b, option_given(b->o, OPT_MODULE) ? 3 : 1,
+               arena_printf(b->a, "--nproc_per_node=%u", procs));
+    if (s->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU && s->gpus_per_node == 0)
+        s->gpus_per_node = procs;
+    return 0;
+}
+
 static int build_devices(struct builder *b)
 {
     static const Accel__V1__DeviceKind kinds[] = {ACCEL__V1__DEVICE_KIND__DEVICE_AUTO,
@@ -569,6 +611,8 @@ static void build_rest(struct builder *b)
     s->memory_bytes = o->v[OPT_MEM].number;
     s->stop_grace_ms = o->v[OPT_GRACE].number;
     s->kill_on_disconnect = option_given(o, OPT_KILL_ON_DISCONNECT);
+    s->launcher = (Accel__V1__Launcher)o->v[OPT_LAUNCHER].number; /* the same order */
+    s->slurm_env = option_given(o, OPT_SLURM_ENV);
     if (b->is_launch) {
         s->want_stdin = b->caller->has_stdin;
         s->interactive = b->caller->has_stdin;
@@ -579,8 +623,9 @@ static void build_rest(struct builder *b)
 int spec_build(struct arena *a, const struct options *o, const struct spec_caller *caller,
                Accel__V1__JobSpec *ret_spec, int *ret_exit_code, struct accel_error *err)
 {
-    static int (*const steps[])(struct builder *) = {
-        build_argv, build_env, build_name, build_output, build_size, build_devices, check_lengths};
+    static int (*const steps[])(struct builder *) = {build_argv,     build_env,    build_name,
+                                                     build_output,   build_size,   build_devices,
+                                                     build_torchrun, check_lengths};
     struct builder b = {.a = a,
                         .o = o,
                         .caller = caller,

@@ -102,7 +102,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     static const char *const files[] = {"bin/python3", "bin/tool", "bin/plain", "train.py",
-                                        "run.sh"};
+                                        "run.sh",      "torchrun", "prog"};
 
     for (size_t i = 0; i < ARRAY_LEN(files); i++)
         unlink(files[i]);
@@ -146,6 +146,54 @@ static void test_programs(void **state)
     assert_int_equal(b.spec.n_argv, 3);
     assert_arg(&b, 0, "/bin/sh");
     assert_arg(&b, 2, "echo $HOME | cat");
+    done(&b);
+}
+
+/* One torchrun a node, however many processes it is to start. */
+static void test_torchrun(void **state)
+{
+    struct built b;
+
+    make_file("torchrun", 0755);
+    BUILD(&b, "launch", "--procs", "4", "--devices", "gpu", "./torchrun", "a.py");
+    assert_int_equal(b.r, 0);
+    assert_arg(&b, 1, "--nproc_per_node=4");
+    assert_arg(&b, 2, "a.py");
+    assert_int_equal(b.spec.procs_per_node, 1);
+    assert_int_equal(b.spec.gpus_per_node, 4);
+    done(&b);
+    BUILD(&b, "launch", "--gpus", "2", "./torchrun", "a.py");
+    assert_int_equal(b.r, 0);
+    assert_arg(&b, 1, "a.py");
+    assert_int_equal(b.spec.procs_per_node, 1);
+    assert_int_equal(b.spec.gpus_per_node, 2);
+    done(&b);
+    BUILD(&b, "launch", "-p2", "--python", "./torchrun", "-m", "torch.distributed.run", "a.py");
+    assert_int_equal(b.r, 0);
+    assert_arg(&b, 2, "torch.distributed.run");
+    assert_arg(&b, 3, "--nproc_per_node=2");
+    assert_arg(&b, 4, "a.py");
+    done(&b);
+    BUILD(&b, "launch", "-p2", "--wrap", "torchrun a.py");
+    assert_int_equal(b.spec.procs_per_node, 2);
+    done(&b);
+}
+
+static void test_launchers(void **state)
+{
+    struct built b;
+
+    make_file("prog", 0755);
+    BUILD(&b, "launch", "./prog");
+    assert_int_equal(b.spec.launcher, ACCEL__V1__LAUNCHER__LAUNCHER_AUTO);
+    assert_false(b.spec.slurm_env);
+    done(&b);
+    BUILD(&b, "launch", "--launcher", "jax", "./prog");
+    assert_int_equal(b.spec.launcher, ACCEL__V1__LAUNCHER__LAUNCHER_JAX);
+    done(&b);
+    BUILD(&b, "submit", "--launcher=mpi", "--slurm-env", "./prog");
+    assert_int_equal(b.spec.launcher, ACCEL__V1__LAUNCHER__LAUNCHER_MPI);
+    assert_true(b.spec.slurm_env);
     done(&b);
 }
 
@@ -312,6 +360,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_programs),
+        cmocka_unit_test(test_torchrun),
+        cmocka_unit_test(test_launchers),
         cmocka_unit_test(test_programs_that_cannot_run),
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_long_strings_are_refused_by_name),
