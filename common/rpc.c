@@ -403,21 +403,36 @@ static const char *role_name(enum rpc_role role)
     return "none";
 }
 
+int rpc_caller_check(const struct rpc_service *svc, const char *name, size_t len,
+                     const struct rpc_identity *who, const struct rpc_method **ret_method,
+                     struct accel_error *err)
+{
+    const struct rpc_method *m = find_method(svc, name, len);
+    if (!m) {
+        char text[128];
+        size_t n = MIN(len, sizeof(text) - 1);
+        for (size_t i = 0; i < n; i++)
+            text[i] = name[i] > ' ' && name[i] < 0x7f ? name[i] : '?';
+        text[n] = 0;
+        return error_set(err, ACCEL_EUNIMPL, "there is no method \"%s\" here", text);
+    }
+    if (!is_allowed(who, m->role))
+        return error_set(err, ACCEL_EPERM, "%s is for the role %s; %s has the role %s", m->name,
+                         role_name(m->role), who->user[0] ? who->user : "the caller",
+                         role_name(who->role));
+    *ret_method = m;
+    return 0;
+}
+
 /* Whether this connection may open the call; else the code that ends it. */
 static int open_check(const struct rpc_conn *c, const struct rpc_frame *f,
-                      const struct rpc_method *m, struct accel_error *err)
+                      const struct rpc_method **ret_method, struct accel_error *err)
 {
-    if (!m) {
-        char name[128];
-        size_t n = MIN(f->method_len, sizeof(name) - 1);
-        for (size_t i = 0; i < n; i++)
-            name[i] = f->method[i] > ' ' && f->method[i] < 0x7f ? f->method[i] : '?';
-        name[n] = 0;
-        return error_set(err, ACCEL_EUNIMPL, "there is no method \"%s\" here", name);
-    }
-    if (!is_allowed(&c->who, m->role))
-        return error_set(err, ACCEL_EPERM, "%s is for the role %s; %s has the role %s", m->name,
-                         role_name(m->role), c->who.user, role_name(c->who.role));
+    int r = rpc_caller_check(c->core->svc, f->method ? f->method : "", f->method_len, &c->who,
+                             ret_method, err);
+    if (r < 0)
+        return r;
+    const struct rpc_method *m = *ret_method;
     if (c->count >= LIMIT_CALLS_PER_CONNECTION)
         return error_set(err, ACCEL_EFULL,
                          "this connection has %u calls open, which is the most there may be",
@@ -448,9 +463,8 @@ static int on_open(struct rpc_conn *c, const struct rpc_frame *f)
     const ProtobufCMessage *msg = NULL;
     if (call_find(c, f->call))
         return ACCEL_EPROTO;
-    const struct rpc_method *m =
-        find_method(c->core->svc, f->method ? f->method : "", f->method_len);
-    int r = open_check(c, f, m, &err);
+    const struct rpc_method *m = NULL;
+    int r = open_check(c, f, &m, &err);
     if (r == 0 && f->has_body)
         r = request_unpack(c->core, f, m, &msg, &err);
     if (r < 0) {
@@ -488,31 +502,36 @@ static int on_half_close(struct rpc_conn *c, struct rpc_slot *s)
     return 0;
 }
 
+int rpc_core_take(struct rpc_conn *c, const struct rpc_frame *f)
+{
+    int r = 0;
+    struct rpc_core *core = c->core;
+    if (f->kind == ACCEL__V1__FRAME__KIND__OPEN) {
+        r = on_open(c, f);
+        rpc_arena_reset(&core->arena);
+        return r;
+    }
+    if (f->kind != ACCEL__V1__FRAME__KIND__MESSAGE &&
+        f->kind != ACCEL__V1__FRAME__KIND__HALF_CLOSE && f->kind != ACCEL__V1__FRAME__KIND__CANCEL)
+        return ACCEL_EPROTO;
+    struct rpc_slot *s = call_find(c, f->call);
+    if (!s)
+        return 0; /* it crossed the call's end on the way */
+    if (f->kind == ACCEL__V1__FRAME__KIND__MESSAGE)
+        r = on_message(c, s, f);
+    else if (f->kind == ACCEL__V1__FRAME__KIND__HALF_CLOSE)
+        r = on_half_close(c, s);
+    else
+        call_close(s);
+    rpc_arena_reset(&core->arena);
+    return r;
+}
+
 int rpc_core_on_frame(struct rpc_conn *c, const uint8_t *p, size_t len)
 {
     struct rpc_frame f;
     int r = rpc_frame_parse(p, len, &f);
-    if (r < 0)
-        return r;
-    if (f.kind == ACCEL__V1__FRAME__KIND__OPEN) {
-        r = on_open(c, &f);
-        rpc_arena_reset(&c->core->arena);
-        return r;
-    }
-    if (f.kind != ACCEL__V1__FRAME__KIND__MESSAGE && f.kind != ACCEL__V1__FRAME__KIND__HALF_CLOSE &&
-        f.kind != ACCEL__V1__FRAME__KIND__CANCEL)
-        return ACCEL_EPROTO;
-    struct rpc_slot *s = call_find(c, f.call);
-    if (!s)
-        return 0; /* it crossed the call's end on the way */
-    if (f.kind == ACCEL__V1__FRAME__KIND__MESSAGE)
-        r = on_message(c, s, &f);
-    else if (f.kind == ACCEL__V1__FRAME__KIND__HALF_CLOSE)
-        r = on_half_close(c, s);
-    else
-        call_close(s);
-    rpc_arena_reset(&c->core->arena);
-    return r;
+    return r < 0 ? r : rpc_core_take(c, &f);
 }
 
 void rpc_conn_gone(struct rpc_conn *c, bool silent)
@@ -755,22 +774,32 @@ static void end_with_text(struct rpc_chan *ch, struct rpc_chan_call *c, const st
     call_end(ch, c, code, n > 0 || code == 0 ? text : accel_error_sentence(code));
 }
 
+void rpc_chan_end(struct rpc_chan *ch, uint32_t id, int code, const char *text)
+{
+    struct rpc_chan_call *c = id_find(ch, id);
+    if (c)
+        call_end(ch, c, code, text);
+}
+
 int rpc_chan_on_frame(struct rpc_chan *ch, const uint8_t *p, size_t len)
 {
     struct rpc_frame f;
     int r = rpc_frame_parse(p, len, &f);
-    if (r < 0)
-        return r;
-    bool is_end = f.kind == ACCEL__V1__FRAME__KIND__END;
-    if (!is_end && (f.kind != ACCEL__V1__FRAME__KIND__MESSAGE || !f.has_body))
+    return r < 0 ? r : rpc_chan_take(ch, &f);
+}
+
+int rpc_chan_take(struct rpc_chan *ch, const struct rpc_frame *f)
+{
+    bool is_end = f->kind == ACCEL__V1__FRAME__KIND__END;
+    if (!is_end && (f->kind != ACCEL__V1__FRAME__KIND__MESSAGE || !f->has_body))
         return ACCEL_EPROTO;
-    struct rpc_chan_call *c = id_find(ch, f.call);
+    struct rpc_chan_call *c = id_find(ch, f->call);
     if (!c)
         return 0; /* cancelled; this was on the way */
-    if (f.has_body) {
-        const ProtobufCMessage *msg = rpc_unpack(&ch->arena, c->response, f.body, f.body_len);
+    if (f->has_body) {
+        const ProtobufCMessage *msg = rpc_unpack(&ch->arena, c->response, f->body, f->body_len);
         if (!msg) {
-            struct rpc_frame cancel = {.kind = ACCEL__V1__FRAME__KIND__CANCEL, .call = f.call};
+            struct rpc_frame cancel = {.kind = ACCEL__V1__FRAME__KIND__CANCEL, .call = f->call};
             if (!is_end)
                 ch->hooks->emit(ch, &cancel);
             call_end(ch, c, ACCEL_EPROTO,
@@ -781,9 +810,9 @@ int rpc_chan_on_frame(struct rpc_chan *ch, const uint8_t *p, size_t len)
         if (c->h->on_message)
             c->h->on_message(c->ctx, msg);
         rpc_arena_reset(&ch->arena);
-        c = id_find(ch, f.call); /* the callback may have cancelled it or closed the channel */
+        c = id_find(ch, f->call); /* the callback may have cancelled it or closed the channel */
     }
     if (is_end && c)
-        end_with_text(ch, c, &f);
+        end_with_text(ch, c, f);
     return 0;
 }

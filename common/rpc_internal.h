@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rpc_internal.h - what the transports that carry accel.v1.Frame (rpc_local, rpc_sim) have in
- * common: frames on bytes, and the table of open calls at each end. A transport moves bytes and
- * calls rpc_core_on_frame or rpc_chan_on_frame for each frame that arrives; the tables give frames
- * back through their `emit` hook. Only common/rpc*.c include this, and tests.
+ * common: frames on bytes, and the table of open calls at each end (these rpc_grpc uses too: a
+ * gRPC call is a connection of one call there, and its frames are never coded). A transport moves
+ * bytes and calls rpc_core_on_frame or rpc_chan_on_frame for each frame that arrives; the tables
+ * give frames back through their `emit` hook. Only common/rpc*.c include this, and tests.
  *
  * Everything on one thread; nothing blocks; memory by xcalloc and friends (abort). "From the loop"
  * means: by a caller that may run callbacks of users.
@@ -143,6 +144,12 @@ void rpc_core_done(struct rpc_core *core);
 void rpc_conn_init(struct rpc_conn *c, struct rpc_core *core, const struct rpc_identity *who);
 /* One frame has arrived; calls handlers. ACCEL_EPROTO: the peer must lose its connection. */
 int rpc_core_on_frame(struct rpc_conn *c, const uint8_t *p, size_t len);
+/* The same for a frame that is decoded already. */
+int rpc_core_take(struct rpc_conn *c, const struct rpc_frame *f);
+/* Finds the method and compares roles, as opening a call does. ACCEL_EUNIMPL, ACCEL_EPERM. */
+int rpc_caller_check(const struct rpc_service *svc, const char *name, size_t len,
+                     const struct rpc_identity *who, const struct rpc_method **ret_method,
+                     struct accel_error *err);
 /* The connection is gone: handlers of its open calls get RPC_CLOSED (unless silent), oldest first.
  */
 void rpc_conn_gone(struct rpc_conn *c, bool silent);
@@ -184,6 +191,10 @@ void rpc_chan_init(struct rpc_chan *ch, const struct rpc_channel_ops *ops,
 void rpc_chan_done(struct rpc_chan *ch); /* frees what calls are left, without a callback */
 /* One frame has arrived; calls callbacks. ACCEL_EPROTO: the peer must lose its connection. */
 int rpc_chan_on_frame(struct rpc_chan *ch, const uint8_t *p, size_t len);
+/* The same for a frame that is decoded already. */
+int rpc_chan_take(struct rpc_chan *ch, const struct rpc_frame *f);
+/* Gives on_end to the call with this id, if it is open. From the loop. */
+void rpc_chan_end(struct rpc_chan *ch, uint32_t id, int code, const char *text);
 /* The connection is gone: open calls fail with ACCEL_ECLOSED and text (static), and new ones will.
  * No callback yet. */
 void rpc_chan_fail(struct rpc_chan *ch, const char *text);
