@@ -103,10 +103,14 @@ ProtobufCAllocator *arena_allocator(struct arena *a, ProtobufCAllocator *ret)
 
 void mark_job(struct coord *c, struct job *j)
 {
-    if (j->is_dirty)
+    if (j->dirty_at)
         return;
-    j->is_dirty = true;
-    TAILQ_INSERT_TAIL(&c->dirty_jobs, j, dirty);
+    if (c->dirty_job_count == c->dirty_job_cap) {
+        c->dirty_job_cap = c->dirty_job_cap ? c->dirty_job_cap * 2 : 16;
+        c->dirty_jobs = xrealloc(c->dirty_jobs, c->dirty_job_cap * sizeof(struct job *));
+    }
+    c->dirty_jobs[c->dirty_job_count++] = j;
+    j->dirty_at = (uint32_t)c->dirty_job_count;
 }
 
 void mark_attempt(struct coord *c, struct attempt *a, bool with_workers)
@@ -232,7 +236,7 @@ static void step_tick(struct coord *c)
         heap_remove(&c->timers, h);
         switch (t->kind) {
         case TIMER_JOB_LIMIT:
-            job_apply(c, CONTAINER_OF(t, struct job, limit), JOB_EV_TIME_LIMIT, NULL);
+            job_apply(c, CONTAINER_OF(t, struct job_run, limit)->job, JOB_EV_TIME_LIMIT, NULL);
             break;
         case TIMER_NODE_GRACE:
             node_apply(c, CONTAINER_OF(t, struct node, grace), NODE_EV_SILENCE);
@@ -294,7 +298,7 @@ struct coord *coord_create(const struct coord_config *config)
     TAILQ_INIT(&c->ended);
     TAILQ_INIT(&c->env_idle);
     TAILQ_INIT(&c->requests_by_age);
-    TAILQ_INIT(&c->dirty_jobs);
+    idset_init(&c->by_request, offsetof(struct job, request_id));
     TAILQ_INIT(&c->dirty_attempts);
     TAILQ_INIT(&c->dirty_nodes);
     LIST_INIT(&c->event_calls);
@@ -346,6 +350,8 @@ void coord_destroy(struct coord *c)
     destroy_environments(c);
     history_done(c);
     free(c->jobs);
+    free(c->dirty_jobs);
+    idset_done(&c->by_request);
     free(c->loose);
     arena_done(&c->loose_arena);
     heap_done(&c->timers);

@@ -80,7 +80,7 @@ static struct share *share_of_ref(struct coord *c, const struct node *n,
 {
     struct job *j = ref && ref->era == c->era ? job_find(c, ref->job_id) : NULL;
     struct attempt *a =
-        j && job_is_live(j) && j->attempt == ref->attempt ? attempt_find(j, 0) : NULL;
+        j && job_is_live(j) && j->run->attempt == ref->attempt ? attempt_find(j, 0) : NULL;
     struct share *s = a && a->end_ms == 0 ? share_on(a, n) : NULL;
 
     return s && !s->ended ? s : NULL;

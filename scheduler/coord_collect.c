@@ -41,6 +41,21 @@ static void collect_environment(struct coord_batch *b, struct environment *e)
     e->is_written = true;
 }
 
+/* As it came. The rows of ended jobs have it already. */
+static struct record_blob spec_blob(struct arena *a, const struct job *j)
+{
+    struct record_blob blob = {0};
+
+    if (j->spec_len == 0)
+        return blob;
+    Accel__V1__JobSpec *spec = spec_unpack_bare(j, a);
+    blob.len = accel__v1__job_spec__get_packed_size(spec);
+    uint8_t *data = arena_alloc(a, blob.len);
+    accel__v1__job_spec__pack(spec, data);
+    blob.data = data;
+    return blob;
+}
+
 static void collect_job(struct coord *c, struct coord_batch *b, struct job *j)
 {
     struct arena *a = &b->arena;
@@ -50,26 +65,26 @@ static void collect_job(struct coord *c, struct coord_batch *b, struct job *j)
     struct record_job *r = &record_add(b, RECORD_JOB)->u.job;
     *r = (struct record_job){
         .id = j->id,
-        .name = text_dup(a, j->name),
+        .name = arena_strdup(a, job_name(j)),
         .user = text_dup(a, j->user->name),
-        .uid = j->uid,
+        .uid = j->user->uid,
         .gid = j->gid,
         .state = job_state_to_proto(j->state),
-        .result = j->result,
-        .reason = text_dup(a, j->reason),
-        .attempt = j->attempt,
-        .restarts = j->restarts,
+        .result = j->run->result,
+        .reason = text_dup(a, j->run->reason),
+        .attempt = j->run->attempt,
+        .restarts = j->run->restarts,
         .max_restarts = j->max_restarts,
-        .exit_code = j->exit_code,
+        .exit_code = j->run->exit_code,
         .submit_ms = j->submit_ms,
-        .start_ms = j->start_ms,
-        .end_ms = j->end_ms,
+        .start_ms = j->run->start_ms,
+        .end_ms = j->run->end_ms,
         .submit_seq = j->submit_seq,
-        .end_seq = j->end_seq,
-        .command = text_dup(a, j->command),
+        .end_seq = j->run->end_seq,
+        .command = arena_strdup(a, job_command(j)),
         .environment_id = j->env ? j->env->id : 0,
         .request_id = blob_dup(a, j->request_id, sizeof(j->request_id)),
-        .spec = blob_dup(a, j->spec, j->spec_len),
+        .spec = spec_blob(a, j),
     };
 }
 
@@ -199,16 +214,17 @@ static void collect_loose(struct coord *c, struct coord_batch *b)
 
 void coord_collect(struct coord *c, struct coord_batch *out)
 {
-    struct job *j;
     struct attempt *a;
     struct node *n;
 
     collect_loose(c, out);
-    while ((j = TAILQ_FIRST(&c->dirty_jobs))) {
-        TAILQ_REMOVE(&c->dirty_jobs, j, dirty);
-        j->is_dirty = false;
-        collect_job(c, out, j);
+    for (size_t i = 0; i < c->dirty_job_count; i++) {
+        if (!c->dirty_jobs[i])
+            continue;
+        c->dirty_jobs[i]->dirty_at = 0;
+        collect_job(c, out, c->dirty_jobs[i]);
     }
+    c->dirty_job_count = 0;
     while ((a = TAILQ_FIRST(&c->dirty_attempts))) {
         TAILQ_REMOVE(&c->dirty_attempts, a, dirty);
         a->is_dirty = false;

@@ -22,6 +22,7 @@
 #include "accel/v1/job.pb-c.h"
 #include "accel/v1/node.pb-c.h"
 #include "common/heap.h"
+#include "common/idset.h"
 #include "common/lifecycle.h"
 #include "common/limits.h"
 #include "common/str.h"
@@ -101,28 +102,37 @@ struct attempt {
 };
 TAILQ_HEAD(attempt_list, attempt);
 
+/* What a job has once it was placed or has ended; before, its `run` is job_no_run, all zero. Of the
+ * many that only wait there may be 100,000: they do without. */
+struct job_run {
+    struct job *job;
+    struct attempt_list attempts; /* oldest first */
+    struct timer limit;           /* time limit, in coord.timers */
+    int64_t start_ms, end_ms;
+    uint64_t end_seq;
+    char *reason; /* NULL: "" */
+    uint32_t attempt, restarts, free_restarts;
+    int32_t exit_code;
+    uint8_t result;
+    bool is_killed;
+};
+
 struct job {
     uint64_t id;
     struct user *user;
-    uint32_t uid, gid;
-    uint8_t state, result, device_kind;
-    bool is_dirty, kill_on_disconnect, is_killed, is_aside;
-    uint32_t nodes, procs_per_node, gpus_per_node, max_restarts, restarts, free_restarts, attempt;
-    int32_t exit_code;
-    int64_t submit_ms, start_ms, end_ms;
-    uint64_t submit_seq, end_seq;
-    uint64_t time_limit_ms, memory_bytes, stop_grace_ms;
-    char *name, *command, *reason; /* NULL: "" */
-    struct environment *env;
-    uint8_t *spec; /* packed, without env; NULL once ended */
-    size_t spec_len;
+    struct environment *env; /* NULL: none */
+    struct job_run *run;     /* to be read only; job_run() where it is written */
+    char *text;              /* name NUL command NUL spec; see job_name() */
+    LIST_HEAD(, call) calls; /* watchers and parked reads */
+    TAILQ_ENTRY(job) queue;  /* in coord.pending, .aside or .ended */
     uint8_t request_id[LIMIT_REQUEST_ID_BYTES];
-    struct attempt_list attempts; /* oldest first */
-    struct timer limit;           /* time limit, in coord.timers */
-    LIST_HEAD(, call) calls;      /* watchers and parked reads */
-    TAILQ_ENTRY(job) queue;       /* in coord.pending, .aside or .ended */
-    TAILQ_ENTRY(job) dirty;
-    UT_hash_handle hh_request;
+    int64_t submit_ms;
+    uint64_t submit_seq, time_limit_ms, memory_bytes;
+    uint32_t gid, spec_len, dirty_at; /* place in coord.dirty_jobs, from 1; 0: not in it */
+    uint16_t nodes, procs_per_node, gpus_per_node, max_restarts; /* see limits.h */
+    uint8_t state, device_kind;
+    bool kill_on_disconnect : 1, is_aside : 1;
+    bool spec_has_name : 1, spec_has_argv : 1; /* else they are those of text; see spec.c */
 };
 TAILQ_HEAD(job_list, job);
 
@@ -236,7 +246,7 @@ struct coord {
     struct job **jobs; /* by id, ascending */
     size_t job_count, job_cap;
     uint32_t live_count, ended_count;
-    struct job *by_request;
+    struct idset by_request;           /* jobs */
     struct job_list pending, aside;    /* by id; aside: no known node could ever carry it */
     struct job_list ended;             /* by end */
     bool needs_placing, needs_pruning; /* at the end of the step */
@@ -259,7 +269,8 @@ struct coord {
     struct history_event *loaded; /* between coord_load and coord_start */
     size_t loaded_count;
 
-    struct job_list dirty_jobs;
+    struct job **dirty_jobs; /* NULL: gone meanwhile */
+    size_t dirty_job_count, dirty_job_cap;
     struct attempt_list dirty_attempts;
     struct node_list dirty_nodes;
     struct record *loose; /* events, requests, environments, deletes */
@@ -282,7 +293,17 @@ void call_free(struct coord *c, struct call *call); /* forgets it; says nothing 
 ProtobufCAllocator *arena_allocator(struct arena *a, ProtobufCAllocator *ret);
 
 /* objects.c: making, finding and freeing jobs, attempts, users, environments. */
+extern const struct job_run job_no_run;
 struct job *job_new(struct coord *c, uint64_t id);
+struct job_run *job_run(struct job *j); /* to be written; made if there was none */
+void job_set_request(struct coord *c, struct job *j, const uint8_t *id);
+/* Copies; spec_len 0: none. The texts of a job are one block, which each call makes anew. */
+void job_set_texts(struct job *j, const char *name, const char *command, const void *spec,
+                   size_t spec_len);
+void job_drop_spec(struct job *j);
+const char *job_name(const struct job *j);
+const char *job_command(const struct job *j);
+const uint8_t *job_spec(const struct job *j); /* spec_len bytes */
 void job_free(struct coord *c, struct job *j);
 struct job *job_find(const struct coord *c, uint64_t id);
 size_t job_lower_bound(const struct coord *c,
@@ -403,8 +424,12 @@ char *attempt_placement_text(const struct attempt *a, struct arena *arena);
 /* spec.c */
 int spec_validate(const Accel__V1__JobSpec *spec, struct accel_error *err);
 void spec_to_job(struct coord *c, struct job *j,
-                 const Accel__V1__JobSpec *spec);        /* scalar fields, command text */
-char *spec_command_text(const Accel__V1__JobSpec *spec); /* caller frees */
-Accel__V1__JobSpec *spec_unpack(const struct job *j, struct arena *a); /* with env */
+                 const Accel__V1__JobSpec *spec); /* scalar fields, texts, environment */
+/* After load: name and command are those of the row; no environment. */
+void spec_load(struct job *j, const char *name, const char *command,
+               const Accel__V1__JobSpec *spec);
+char *spec_command_text(const Accel__V1__JobSpec *spec);               /* caller frees */
+Accel__V1__JobSpec *spec_unpack(const struct job *j, struct arena *a); /* as it came, with env */
+Accel__V1__JobSpec *spec_unpack_bare(const struct job *j, struct arena *a); /* without env */
 
 #endif

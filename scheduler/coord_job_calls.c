@@ -107,7 +107,7 @@ static bool request_answered(struct coord *c, const struct coord_event *ev, Prot
 
 static bool may_control(const struct coord_event *ev, const struct job *j)
 {
-    return ev->who->role >= RPC_ROLE_OPERATOR || ev->who->uid == j->uid;
+    return ev->who->role >= RPC_ROLE_OPERATOR || ev->who->uid == j->user->uid;
 }
 
 struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job_id)
@@ -143,12 +143,12 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     const Accel__V1__SubmitRequest *rq = (const Accel__V1__SubmitRequest *)ev->msg;
     Accel__V1__SubmitReply reply = ACCEL__V1__SUBMIT_REPLY__INIT;
     struct accel_error err = {0};
-    struct job *j = NULL;
+    struct job *j;
     int r;
 
     if (request_answered(c, ev, rq->request_id, "Submit"))
         return;
-    HASH_FIND(hh_request, c->by_request, rq->request_id.data, LIMIT_REQUEST_ID_BYTES, j);
+    j = idset_find(&c->by_request, rq->request_id.data);
     if (j && !may_control(ev, j)) {
         out_fail(c, ev->call, ACCEL_EEXIST, "the request id was used by another user");
         return;
@@ -172,10 +172,8 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     }
     j = job_new(c, c->job_id_next++);
     j->user = user_intern(c, ev->who->uid, ev->who->user);
-    j->uid = ev->who->uid;
     j->gid = ev->who->gid;
-    memcpy(j->request_id, rq->request_id.data, sizeof(j->request_id));
-    HASH_ADD(hh_request, c->by_request, request_id, sizeof(j->request_id), j);
+    job_set_request(c, j, rq->request_id.data);
     c->live_count++;
     queue_add(c, j);
     spec_to_job(c, j, rq->spec);
@@ -205,7 +203,7 @@ static bool list_wants(const Accel__V1__ListRequest *rq, const struct coord_even
 {
     bool by_state = rq->n_states == 0;
 
-    if (!rq->all_users && j->uid != ev->who->uid)
+    if (!rq->all_users && j->user->uid != ev->who->uid)
         return false;
     for (size_t i = 0; i < rq->n_states; i++)
         by_state |= rq->states[i] == job_state_to_proto(j->state);
@@ -236,7 +234,7 @@ static void list_named(struct coord *c, const struct coord_event *ev,
     reply.jobs = ARENA_ARRAY(&c->out->arena, Accel__V1__Job *, rq->n_ids);
     for (size_t i = 0; i < rq->n_ids; i++) {
         const struct job *j = job_find(c, rq->ids[i]);
-        if (j && (rq->all_users || j->uid == ev->who->uid))
+        if (j && (rq->all_users || j->user->uid == ev->who->uid))
             reply.jobs[reply.n_jobs++] = view_job_brief(c, j, &why);
     }
     out_end(c, ev->call, &reply.base);
@@ -377,7 +375,7 @@ static void cancel_one(struct coord *c, const struct coord_event *ev, uint64_t i
 static bool cancel_wants(const struct coord_event *ev, const Accel__V1__CancelRequest *rq,
                          const struct job *j)
 {
-    if (!job_is_live(j) || j->uid != ev->who->uid)
+    if (!job_is_live(j) || j->user->uid != ev->who->uid)
         return false;
     return !rq->only_pending || j->state == JOB_PENDING;
 }

@@ -7,60 +7,63 @@
 #include "common/codec.h"
 #include "scheduler/coord_internal.h"
 
+static void load_run(struct job *j, const struct record_job *r)
+{
+    if (r->attempt == 0 && r->end_ms == 0)
+        return;
+    struct job_run *run = job_run(j);
+    run->result = (uint8_t)r->result;
+    run->attempt = r->attempt;
+    run->restarts = r->restarts;
+    run->exit_code = r->exit_code;
+    run->start_ms = r->start_ms;
+    run->end_ms = r->end_ms;
+    run->end_seq = r->end_seq;
+    job_set_text(&run->reason, r->reason);
+}
+
+static void load_spec(struct job *j, const struct record_job *r)
+{
+    Accel__V1__JobSpec *spec =
+        r->spec.len ? accel__v1__job_spec__unpack(&codec_memory, r->spec.len, r->spec.data) : NULL;
+
+    CHECK(spec || !job_is_live(j));
+    if (spec)
+        spec_load(j, r->name, r->command, spec);
+    else
+        job_set_texts(j, r->name, r->command, NULL, 0);
+    if (!job_is_live(j))
+        job_drop_spec(j);
+    accel__v1__job_spec__free_unpacked(spec, NULL);
+    j->max_restarts = (uint16_t)MIN(r->max_restarts, LIMIT_RESTARTS);
+}
+
 static void load_job(struct coord *c, const struct record_job *r)
 {
     if (c->job_count && c->jobs[c->job_count - 1]->id >= r->id)
         return;
     struct job *j = job_new(c, r->id);
     struct environment *env = NULL;
+    uint8_t request_id[LIMIT_REQUEST_ID_BYTES] = {0};
 
     j->state = job_state_from_proto(r->state);
     if (j->state == JOB_RUNNING)
         j->state = JOB_STARTING;
-    j->result = (uint8_t)r->result;
     j->user = user_intern(c, r->uid, r->user);
-    j->uid = r->uid;
     j->gid = r->gid;
-    j->attempt = r->attempt;
-    j->restarts = r->restarts;
-    j->max_restarts = r->max_restarts;
-    j->exit_code = r->exit_code;
     j->submit_ms = r->submit_ms;
-    j->start_ms = r->start_ms;
-    j->end_ms = r->end_ms;
     j->submit_seq = r->submit_seq;
-    j->end_seq = r->end_seq;
-    job_set_text(&j->name, r->name);
-    job_set_text(&j->command, r->command);
-    job_set_text(&j->reason, r->reason);
-    memcpy(j->request_id, r->request_id.data, MIN(r->request_id.len, sizeof(j->request_id)));
-    HASH_ADD(hh_request, c->by_request, request_id, sizeof(j->request_id), j);
+    load_run(j, r);
+    load_spec(j, r);
+    memcpy(request_id, r->request_id.data, MIN(r->request_id.len, sizeof(request_id)));
+    job_set_request(c, j, request_id);
     c->job_id_next = MAX(c->job_id_next, j->id + 1);
-
-    Accel__V1__JobSpec *spec =
-        r->spec.len ? accel__v1__job_spec__unpack(&codec_memory, r->spec.len, r->spec.data) : NULL;
-    if (spec) {
-        j->device_kind =
-            spec->gpus_per_node ? ACCEL__V1__DEVICE_KIND__DEVICE_GPU : (uint8_t)spec->device_kind;
-        j->nodes = 1;
-        j->procs_per_node = spec->procs_per_node;
-        j->gpus_per_node = spec->gpus_per_node;
-        j->time_limit_ms = spec->time_limit_ms;
-        j->memory_bytes = spec->memory_bytes;
-        j->stop_grace_ms = spec->stop_grace_ms ? spec->stop_grace_ms : LIMIT_STOP_GRACE_MS;
-        j->kill_on_disconnect = spec->kill_on_disconnect;
-        accel__v1__job_spec__free_unpacked(spec, NULL);
-    }
-    bool live = job_is_live(j);
     HASH_FIND(hh_id, c->env_by_id, &r->environment_id, sizeof(r->environment_id), env);
     if (env) {
         j->env = env;
-        environment_ref(c, env, live);
+        environment_ref(c, env, job_is_live(j));
     }
-    if (live) {
-        CHECK(r->spec.len);
-        j->spec = xmemdup(r->spec.data, r->spec.len);
-        j->spec_len = r->spec.len;
+    if (job_is_live(j)) {
         c->live_count++;
         if (j->state == JOB_PENDING)
             queue_add(c, j);
@@ -69,7 +72,8 @@ static void load_job(struct coord *c, const struct record_job *r)
         TAILQ_INSERT_TAIL(&c->ended, j, queue); /* by id; sorted by end in coord_start */
     }
     history_load_derived(c, EVENT_JOB_SUBMITTED, j->submit_seq, j->submit_ms, j->id, 0);
-    history_load_derived(c, EVENT_JOB_ENDED, j->end_seq, j->end_ms, j->id, j->attempt);
+    history_load_derived(c, EVENT_JOB_ENDED, j->run->end_seq, j->run->end_ms, j->id,
+                         j->run->attempt);
 }
 
 static size_t count_lines(const char *text)
@@ -127,9 +131,9 @@ static void load_attempt(struct coord *c, const struct record_attempt *r)
         a->workers[k].rank = k;
     a->cause = r->cause;
     job_set_text(&a->text, r->text);
-    j->attempt = MAX(j->attempt, r->attempt);
-    if (j->start_ms == 0)
-        j->start_ms = r->start_ms;
+    j->run->attempt = MAX(j->run->attempt, r->attempt);
+    if (j->run->start_ms == 0)
+        j->run->start_ms = r->start_ms;
     a->start_ms = r->start_ms;
     a->run_ms = r->run_ms;
     a->end_ms = r->end_ms;
@@ -232,6 +236,9 @@ void coord_load(struct coord *c, const struct record *rec)
     case RECORD_DEVICE: load_device(c, &rec->u.device); break;
     case RECORD_REQUEST: request_load(c, &rec->u.request); break;
     case RECORD_EVENT: history_load(c, &rec->u.event); break;
+    case RECORD_USER:
+    case RECORD_CERTIFICATE:
+    case RECORD_TOKEN:
     case RECORD_TABLE_COUNT: break;
     }
 }
@@ -242,8 +249,8 @@ static int compare_end(const void *a, const void *b)
 {
     const struct job *x = *(struct job *const *)a, *y = *(struct job *const *)b;
 
-    if (x->end_ms != y->end_ms)
-        return x->end_ms < y->end_ms ? -1 : 1;
+    if (x->run->end_ms != y->run->end_ms)
+        return x->run->end_ms < y->run->end_ms ? -1 : 1;
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
@@ -265,7 +272,7 @@ static void take_up_attempt(struct coord *c, struct job *j)
 {
     struct attempt *a = attempt_find(j, 0);
 
-    CHECK(a && a->number == j->attempt && a->share_count);
+    CHECK(a && a->number == j->run->attempt && a->share_count);
     if (j->state == JOB_PENDING) { /* its row was not written again when the attempt was */
         queue_remove(c, j);
         j->state = JOB_STARTING;

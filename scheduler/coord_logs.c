@@ -114,7 +114,7 @@ void call_log_read(struct coord *c, const struct coord_event *ev)
         log_forward(c, ev->call, j, a, rq);
         return;
     }
-    if (!a && rq->attempt && rq->attempt <= j->attempt) {
+    if (!a && rq->attempt && rq->attempt <= j->run->attempt) {
         out_fail(c, ev->call, ACCEL_ENOENT,
                  "attempt %u of job %llu is not kept\nwhy: the first and the last %u are",
                  rq->attempt, (unsigned long long)j->id, LIMIT_ATTEMPTS_KEPT - 1);

@@ -130,19 +130,14 @@ static char *view_reason(struct coord *c, const struct job *j, struct place_why 
 
     if (away)
         return arena_printf(a, "agent away: node %s runs on without its acceld", away->name);
-    return text_of(j->state == JOB_PENDING ? place_why(why, j) : j->reason);
+    return text_of(j->state == JOB_PENDING ? place_why(why, j) : j->run->reason);
 }
 
 static void view_spec(struct arena *a, const struct job *j, Accel__V1__Job *v, bool with_argv)
 {
-    ProtobufCAllocator alloc;
-
-    if (!j->spec)
+    if (j->spec_len == 0)
         return;
-    Accel__V1__JobSpec *spec =
-        accel__v1__job_spec__unpack(arena_allocator(a, &alloc), j->spec_len, j->spec);
-    if (!spec)
-        return;
+    const Accel__V1__JobSpec *spec = spec_unpack_bare(j, a);
     v->cwd = spec->cwd;
     v->output_pattern = spec->output_pattern;
     if (!with_argv)
@@ -159,25 +154,25 @@ Accel__V1__Job *view_job_brief(struct coord *c, const struct job *j, struct plac
 
     accel__v1__job__init(v);
     v->id = j->id;
-    v->name = text_of(j->name);
+    v->name = (char *)job_name(j);
     v->user = j->user->name;
-    v->uid = j->uid;
+    v->uid = j->user->uid;
     v->state = job_state_to_proto(j->state);
-    v->result = j->state == JOB_ENDED ? (Accel__V1__JobResult)j->result
+    v->result = j->state == JOB_ENDED ? (Accel__V1__JobResult)j->run->result
                                       : ACCEL__V1__JOB_RESULT__RESULT_NONE;
     v->reason = view_reason(c, j, why);
-    v->attempt = j->attempt;
+    v->attempt = j->run->attempt;
     v->max_restarts = j->max_restarts;
-    v->restarts = j->restarts;
+    v->restarts = j->run->restarts;
     v->submit_ms = j->submit_ms;
-    v->start_ms = j->start_ms;
-    v->end_ms = j->end_ms;
+    v->start_ms = j->run->start_ms;
+    v->end_ms = j->run->end_ms;
     v->nodes = j->nodes ? j->nodes : 1;
     v->procs = at ? at->world_size : j->procs_per_node;
     v->device_kind = (Accel__V1__DeviceKind)j->device_kind;
     v->gpus_per_node = j->gpus_per_node;
-    v->exit_code = j->exit_code;
-    v->command = bytes_of(j->command);
+    v->exit_code = j->run->exit_code;
+    v->command = bytes_of(job_command(j));
     v->time_limit_ms = j->time_limit_ms;
     v->memory_bytes = j->memory_bytes;
     if (at) {
@@ -199,9 +194,10 @@ Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_argv)
     place_why_init(&why, c, a);
     Accel__V1__Job *v = view_job_brief(c, j, &why);
     view_spec(a, j, v, with_argv);
-    TAILQ_FOREACH(each, &j->attempts, of_job) count++;
+    TAILQ_FOREACH(each, &j->run->attempts, of_job) count++;
     v->attempts = ARENA_ARRAY(a, Accel__V1__Attempt *, count + 1);
-    TAILQ_FOREACH(each, &j->attempts, of_job) v->attempts[v->n_attempts++] = view_attempt(a, each);
+    TAILQ_FOREACH(each, &j->run->attempts, of_job)
+    v->attempts[v->n_attempts++] = view_attempt(a, each);
     return v;
 }
 

@@ -186,8 +186,7 @@ static const char *derived_text(struct coord *c, const struct history_event *e)
     if (!j)
         return "";
     switch (e->kind) {
-    case EVENT_JOB_SUBMITTED:
-        return arena_printf(a, "%s submitted %s", j->user->name, j->name ? j->name : "");
+    case EVENT_JOB_SUBMITTED: return arena_printf(a, "%s submitted %s", j->user->name, job_name(j));
     case EVENT_ATTEMPT_STARTED:
         if (!e->attempt || !at)
             return "";
@@ -199,7 +198,7 @@ static const char *derived_text(struct coord *c, const struct history_event *e)
             return "";
         return arena_printf(a, "attempt %u ended, %s: %s", e->attempt, cause_name(at->cause),
                             at->text ? at->text : "");
-    case EVENT_JOB_ENDED: return arena_printf(a, "%s", j->reason ? j->reason : "");
+    case EVENT_JOB_ENDED: return arena_printf(a, "%s", j->run->reason ? j->run->reason : "");
     default: return "";
     }
 }
@@ -225,7 +224,7 @@ static bool may_see_event(struct coord *c, const struct rpc_identity *who,
 {
     const struct job *j = e->job_id ? job_find(c, e->job_id) : NULL;
 
-    return !j || who->role >= RPC_ROLE_OPERATOR || j->uid == who->uid;
+    return !j || who->role >= RPC_ROLE_OPERATOR || j->user->uid == who->uid;
 }
 
 void call_events(struct coord *c, const struct coord_event *ev)
@@ -315,11 +314,11 @@ void history_prune_jobs(struct coord *c)
 
     /* A job that somebody is still looking at stays until he has gone; it is the oldest then, and
      * goes at the next end. */
-    while (
-        (j = TAILQ_FIRST(&c->ended)) && !has_calls(j) &&
-        (c->ended_count > c->config.history_jobs || c->wall_ms - j->end_ms > c->config.history_ms))
+    while ((j = TAILQ_FIRST(&c->ended)) && !has_calls(j) &&
+           (c->ended_count > c->config.history_jobs ||
+            c->wall_ms - j->run->end_ms > c->config.history_ms))
         prune_job(c, j);
     if (j && c->prune_timer.node.pos == 0)
         heap_set(&c->timers, &c->prune_timer.node,
-                 c->now_ms + MAX(j->end_ms + c->config.history_ms - c->wall_ms, 0) + 1000);
+                 c->now_ms + MAX(j->run->end_ms + c->config.history_ms - c->wall_ms, 0) + 1000);
 }

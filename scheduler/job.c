@@ -37,10 +37,11 @@ static bool guard_retry(const void *object, const void *event)
     case ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED:
         if (a->was_interrupted) /* its user's Ctrl-C is not a failure to recover from */
             return false;
-        return j->restarts < j->max_restarts;
-    case ACCEL__V1__CAUSE__CAUSE_SHIM_LOST: return j->restarts < j->max_restarts;
+        return j->run->restarts < j->max_restarts;
+    case ACCEL__V1__CAUSE__CAUSE_SHIM_LOST: return j->run->restarts < j->max_restarts;
     case ACCEL__V1__CAUSE__CAUSE_NODE_LOST:
-    case ACCEL__V1__CAUSE__CAUSE_FENCED: return j->free_restarts < LIMIT_FREE_RESTARTS;
+    case ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT:
+    case ACCEL__V1__CAUSE__CAUSE_FENCED: return j->run->free_restarts < LIMIT_FREE_RESTARTS;
     default: return false;
     }
 }
@@ -184,11 +185,11 @@ void job_send_start(struct coord *c, struct job *j, struct share *s)
     start.devices = s->devices;
     start.n_devices = s->device_count;
     start.user = j->user->name;
-    start.uid = j->uid;
+    start.uid = j->user->uid;
     start.gid = j->gid;
     start.last_cause = before ? before->cause : ACCEL__V1__CAUSE__CAUSE_NONE;
-    start.job_name = j->name ? j->name : "";
-    start.restarts = j->restarts;
+    start.job_name = (char *)job_name(j);
+    start.restarts = j->run->restarts;
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_START;
     down.start = &start;
     node_send(c, s->node, &down);
@@ -196,8 +197,16 @@ void job_send_start(struct coord *c, struct job *j, struct share *s)
 
 static uint32_t stop_cause(const struct job *j)
 {
-    return j->result == ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT ? ACCEL__V1__CAUSE__CAUSE_TIME_LIMIT
-                                                                : ACCEL__V1__CAUSE__CAUSE_CANCELLED;
+    return j->run->result == ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT
+               ? ACCEL__V1__CAUSE__CAUSE_TIME_LIMIT
+               : ACCEL__V1__CAUSE__CAUSE_CANCELLED;
+}
+
+static uint64_t stop_grace_ms(struct coord *c, const struct job *j)
+{
+    const Accel__V1__JobSpec *spec = spec_unpack_bare(j, &c->out->arena);
+
+    return spec->stop_grace_ms ? spec->stop_grace_ms : LIMIT_STOP_GRACE_MS;
 }
 
 void job_send_stop(struct coord *c, struct job *j, bool kill)
@@ -212,8 +221,8 @@ void job_send_stop(struct coord *c, struct job *j, bool kill)
     ref.era = c->era;
     stop.ref = &ref;
     stop.cause = (Accel__V1__Cause)stop_cause(j);
-    j->is_killed |= kill; /* also when it has to be said again */
-    stop.grace_ms = j->is_killed ? 0 : j->stop_grace_ms;
+    j->run->is_killed |= kill; /* also when it has to be said again */
+    stop.grace_ms = j->run->is_killed ? 0 : stop_grace_ms(c, j);
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_STOP;
     down.stop = &stop;
     for (size_t i = 0; i < a->share_count; i++)
@@ -225,11 +234,11 @@ static void effect_start(struct coord *c, struct job *j)
 {
     struct attempt *a = attempt_find(j, 0);
 
-    CHECK(a && a->number == j->attempt && a->end_ms == 0);
+    CHECK(a && a->number == j->run->attempt && a->end_ms == 0);
     a->start_ms = c->wall_ms;
     a->start_seq = history_add(c, EVENT_ATTEMPT_STARTED, j->id, a->number, NULL, "%s", "");
-    if (j->start_ms == 0)
-        j->start_ms = c->wall_ms;
+    if (j->run->start_ms == 0)
+        j->run->start_ms = c->wall_ms;
     job_arm_limit(c, j);
     /* The attempt's row says that the job runs: one that waited costs no third write of its own. */
     mark_attempt(c, a, false);
@@ -253,10 +262,10 @@ static void trim_attempts(struct coord *c, struct job *j)
     uint32_t count = 0;
     struct attempt *a;
 
-    TAILQ_FOREACH(a, &j->attempts, of_job) count++;
+    TAILQ_FOREACH(a, &j->run->attempts, of_job) count++;
     if (count <= LIMIT_ATTEMPTS_KEPT)
         return;
-    a = TAILQ_NEXT(TAILQ_FIRST(&j->attempts), of_job);
+    a = TAILQ_NEXT(TAILQ_FIRST(&j->run->attempts), of_job);
     struct record *r = mark_loose(c, RECORD_ATTEMPT);
     r->is_delete = true;
     r->u.attempt.job_id = j->id;
@@ -278,14 +287,15 @@ static void effect_close_attempt(struct coord *c, struct job *j)
 static void effect_count_restart(struct coord *c, struct job *j)
 {
     const struct attempt *a = attempt_find(j, 0);
-    bool is_free =
-        a->cause == ACCEL__V1__CAUSE__CAUSE_NODE_LOST || a->cause == ACCEL__V1__CAUSE__CAUSE_FENCED;
+    bool is_free = a->cause == ACCEL__V1__CAUSE__CAUSE_NODE_LOST ||
+                   a->cause == ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT ||
+                   a->cause == ACCEL__V1__CAUSE__CAUSE_FENCED;
 
     (void)c;
     if (is_free)
-        j->free_restarts++;
+        j->run->free_restarts++;
     else
-        j->restarts++;
+        j->run->restarts++;
 }
 
 static void result_of_attempt(struct job *j, const struct attempt *a)
@@ -300,51 +310,54 @@ static void result_of_attempt(struct job *j, const struct attempt *a)
 
     switch (a->cause) {
     case ACCEL__V1__CAUSE__CAUSE_SUCCEEDED:
-        j->result = ACCEL__V1__JOB_RESULT__RESULT_SUCCEEDED;
-        j->exit_code = 0;
+        j->run->result = ACCEL__V1__JOB_RESULT__RESULT_SUCCEEDED;
+        j->run->exit_code = 0;
         break;
     case ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED:
-        j->result = ACCEL__V1__JOB_RESULT__RESULT_FAILED;
-        j->exit_code = code ? code : 1;
+        j->run->result = ACCEL__V1__JOB_RESULT__RESULT_FAILED;
+        j->run->exit_code = code ? code : 1;
         break;
     case ACCEL__V1__CAUSE__CAUSE_START_FAILED:
-        j->result = ACCEL__V1__JOB_RESULT__RESULT_FAILED;
-        j->exit_code = code ? code : 125;
+        j->run->result = ACCEL__V1__JOB_RESULT__RESULT_FAILED;
+        j->run->exit_code = code ? code : 125;
         break;
     case ACCEL__V1__CAUSE__CAUSE_CANCELLED:
-        j->result = ACCEL__V1__JOB_RESULT__RESULT_CANCELLED;
-        j->exit_code = 130;
+        j->run->result = ACCEL__V1__JOB_RESULT__RESULT_CANCELLED;
+        j->run->exit_code = 130;
         break;
     case ACCEL__V1__CAUSE__CAUSE_TIME_LIMIT:
-        j->result = ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT;
-        j->exit_code = 124;
+        j->run->result = ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT;
+        j->run->exit_code = 124;
         break;
     default:
-        j->result = ACCEL__V1__JOB_RESULT__RESULT_LOST;
-        j->exit_code = 125;
+        j->run->result = ACCEL__V1__JOB_RESULT__RESULT_LOST;
+        j->run->exit_code = 125;
         break;
     }
-    job_set_text(&j->reason, a->text);
+    job_set_text(&j->run->reason, a->text);
 }
 
 static void effect_intend(struct coord *c, struct job *j, enum job_event ev)
 {
     bool limit = ev == JOB_EV_TIME_LIMIT;
+    struct job_run *run = job_run(j);
 
-    j->result =
+    run->result =
         limit ? ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT : ACCEL__V1__JOB_RESULT__RESULT_CANCELLED;
-    j->exit_code = limit ? 124 : 130;
-    job_set_text(&j->reason, limit ? "its time limit has passed" : "cancelled");
-    heap_remove(&c->timers, &j->limit.node);
+    run->exit_code = limit ? 124 : 130;
+    job_set_text(&run->reason, limit ? "its time limit has passed" : "cancelled");
+    heap_remove(&c->timers, &run->limit.node);
     mark_job(c, j);
-    history_add(c, EVENT_JOB_STOPPING, j->id, j->attempt, NULL, "%s", j->reason);
+    history_add(c, EVENT_JOB_STOPPING, j->id, run->attempt, NULL, "%s", run->reason);
 }
 
 /* Ends that say nothing of the workers: a stop that found them so still ends as the user asked. */
 static bool is_loss(uint32_t cause)
 {
     return cause == ACCEL__V1__CAUSE__CAUSE_NODE_LOST ||
-           cause == ACCEL__V1__CAUSE__CAUSE_SHIM_LOST || cause == ACCEL__V1__CAUSE__CAUSE_FENCED;
+           cause == ACCEL__V1__CAUSE__CAUSE_SHIM_LOST ||
+           cause == ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT ||
+           cause == ACCEL__V1__CAUSE__CAUSE_FENCED;
 }
 
 static void effect_finish(struct coord *c, struct job *j, uint8_t from)
@@ -354,9 +367,9 @@ static void effect_finish(struct coord *c, struct job *j, uint8_t from)
 
     if (from != JOB_PENDING && !(was_stopping && is_loss(a->cause)))
         result_of_attempt(j, a);
-    j->end_ms = c->wall_ms;
-    j->end_seq = history_add(c, EVENT_JOB_ENDED, j->id, j->attempt, NULL, "%s", "");
-    heap_remove(&c->timers, &j->limit.node);
+    j->run->end_ms = c->wall_ms;
+    j->run->end_seq = history_add(c, EVENT_JOB_ENDED, j->id, j->run->attempt, NULL, "%s", "");
+    heap_remove(&c->timers, &j->run->limit.node);
     c->live_count--;
     c->ended_count++;
     TAILQ_INSERT_TAIL(&c->ended, j, queue);
@@ -365,36 +378,36 @@ static void effect_finish(struct coord *c, struct job *j, uint8_t from)
 
 void job_arm_limit(struct coord *c, struct job *j)
 {
-    if (j->time_limit_ms == 0 || j->start_ms == 0)
+    if (j->time_limit_ms == 0 || j->run->start_ms == 0)
         return;
-    int64_t gone = MAX(c->wall_ms - j->start_ms, 0);
+    int64_t gone = MAX(c->wall_ms - j->run->start_ms, 0);
     int64_t left = MAX((int64_t)j->time_limit_ms - gone, 0);
-    if (j->limit.node.pos == 0)
-        heap_set(&c->timers, &j->limit.node, c->now_ms + left);
+    if (j->run->limit.node.pos == 0)
+        heap_set(&c->timers, &j->run->limit.node, c->now_ms + left);
 }
 
 /* --- apply --- */
 
 void job_check(const struct job *j)
 {
-    const struct attempt *a = TAILQ_LAST(&j->attempts, attempt_list);
+    const struct attempt *a = TAILQ_LAST(&j->run->attempts, attempt_list);
 
     CHECK(j->state < JOB_STATE_COUNT);
-    CHECK((j->attempt == 0) == (a == NULL));
-    CHECK(!a || a->number == j->attempt);
+    CHECK((j->run->attempt == 0) == (a == NULL));
+    CHECK(!a || a->number == j->run->attempt);
     switch (j->state) {
     case JOB_PENDING:
         CHECK(!a || a->end_ms > 0);
-        CHECK(j->end_ms == 0 && j->spec);
+        CHECK(j->run->end_ms == 0 && j->spec_len);
         break;
     case JOB_STARTING:
     case JOB_RUNNING:
     case JOB_STOPPING:
         CHECK(a && a->end_ms == 0 && a->world_size > 0 && a->share_count > 0);
-        CHECK(j->end_ms == 0 && j->spec && j->start_ms > 0);
+        CHECK(j->run->end_ms == 0 && j->spec_len && j->run->start_ms > 0);
         break;
     case JOB_ENDED:
-        CHECK(j->end_ms > 0 && j->result != ACCEL__V1__JOB_RESULT__RESULT_NONE);
+        CHECK(j->run->end_ms > 0 && j->run->result != ACCEL__V1__JOB_RESULT__RESULT_NONE);
         CHECK(!a || a->end_ms > 0);
         break;
     default: CHECK(!"a known state");
@@ -448,9 +461,7 @@ void job_apply(struct coord *c, struct job *j, enum job_event ev, const struct j
     job_check(j);
     job_changed(c, j);
     if (j->state == JOB_ENDED) { /* after the watchers were told: what only a live job needs */
-        free(j->spec);
-        j->spec = NULL;
-        j->spec_len = 0;
+        job_drop_spec(j);
         if (j->env)
             environment_unref_live(c, j->env);
         c->needs_pruning = true;

@@ -38,24 +38,55 @@ struct job *job_new(struct coord *c, uint64_t id)
     }
     struct job *j = xcalloc(1, sizeof(*j));
     j->id = id;
-    j->limit.kind = TIMER_JOB_LIMIT;
-    TAILQ_INIT(&j->attempts);
+    j->run = (struct job_run *)&job_no_run;
     LIST_INIT(&j->calls);
     c->jobs[c->job_count++] = j;
     return j;
 }
 
+/* Read through job.run by all jobs that never ran; constant, so that a write to it is a crash. */
+const struct job_run job_no_run = {
+    .attempts = {NULL, (struct attempt **)(uintptr_t)&job_no_run.attempts.tqh_first},
+};
+
+struct job_run *job_run(struct job *j)
+{
+    if (j->run != &job_no_run)
+        return j->run;
+    j->run = xcalloc(1, sizeof(*j->run));
+    j->run->job = j;
+    j->run->limit.kind = TIMER_JOB_LIMIT;
+    TAILQ_INIT(&j->run->attempts);
+    return j->run;
+}
+
+void job_set_request(struct coord *c, struct job *j, const uint8_t *id)
+{
+    memcpy(j->request_id, id, sizeof(j->request_id));
+    idset_add(&c->by_request, j);
+}
+
+static void run_free(struct coord *c, struct job *j)
+{
+    struct attempt *a;
+
+    if (j->run == &job_no_run)
+        return;
+    while ((a = TAILQ_FIRST(&j->run->attempts)))
+        attempt_free(c, a);
+    heap_remove(&c->timers, &j->run->limit.node);
+    free(j->run->reason);
+    free(j->run);
+}
+
 void job_free(struct coord *c, struct job *j)
 {
     size_t i = job_lower_bound(c, j->id);
-    struct attempt *a;
 
     CHECK(i < c->job_count && c->jobs[i] == j && LIST_EMPTY(&j->calls));
-    while ((a = TAILQ_FIRST(&j->attempts)))
-        attempt_free(c, a);
-    heap_remove(&c->timers, &j->limit.node);
-    if (j->is_dirty)
-        TAILQ_REMOVE(&c->dirty_jobs, j, dirty);
+    run_free(c, j);
+    if (j->dirty_at)
+        c->dirty_jobs[j->dirty_at - 1] = NULL;
     if (j->state == JOB_PENDING)
         queue_remove(c, j);
     if (j->state == JOB_ENDED) {
@@ -68,14 +99,52 @@ void job_free(struct coord *c, struct job *j)
     }
     if (j->env)
         environment_unref(c, j->env);
-    HASH_DELETE(hh_request, c->by_request, j);
+    idset_remove(&c->by_request, j);
     memmove(c->jobs + i, c->jobs + i + 1, (c->job_count - i - 1) * sizeof(struct job *));
     c->job_count--;
-    free(j->name);
-    free(j->command);
-    free(j->reason);
-    free(j->spec);
+    free(j->text);
     free(j);
+}
+
+/* --- a job's texts: one block, for many jobs wait and every block costs --- */
+
+void job_set_texts(struct job *j, const char *name, const char *command, const void *spec,
+                   size_t spec_len)
+{
+    size_t name_size = strlen(name) + 1, command_size = strlen(command) + 1;
+    char *text = xcalloc(1, name_size + command_size + spec_len);
+
+    CHECK(spec_len <= UINT32_MAX);
+    memcpy(text, name, name_size);
+    memcpy(text + name_size, command, command_size);
+    if (spec_len)
+        memcpy(text + name_size + command_size, spec, spec_len);
+    free(j->text);
+    j->text = text;
+    j->spec_len = (uint32_t)spec_len;
+}
+
+const char *job_name(const struct job *j)
+{
+    return j->text;
+}
+
+const char *job_command(const struct job *j)
+{
+    return j->text + strlen(j->text) + 1;
+}
+
+const uint8_t *job_spec(const struct job *j)
+{
+    const char *command = job_command(j);
+
+    return (const uint8_t *)command + strlen(command) + 1;
+}
+
+void job_drop_spec(struct job *j)
+{
+    j->text = xrealloc(j->text, (size_t)((const char *)job_spec(j) - j->text));
+    j->spec_len = 0;
 }
 
 void job_set_text(char **field, const char *text)
@@ -101,7 +170,7 @@ struct attempt *attempt_new(struct job *j, uint32_t number, uint32_t world_size,
     a->share_count = share_count;
     for (size_t i = 0; i < share_count; i++)
         a->shares[i].attempt = a;
-    TAILQ_INSERT_TAIL(&j->attempts, a, of_job);
+    TAILQ_INSERT_TAIL(&job_run(j)->attempts, a, of_job);
     return a;
 }
 
@@ -133,7 +202,7 @@ void attempt_free(struct coord *c, struct attempt *a)
     }
     if (a->is_dirty)
         TAILQ_REMOVE(&c->dirty_attempts, a, dirty);
-    TAILQ_REMOVE(&a->job->attempts, a, of_job);
+    TAILQ_REMOVE(&a->job->run->attempts, a, of_job);
     free(a->workers);
     free(a->shares);
     free(a->text);
@@ -146,8 +215,8 @@ struct attempt *attempt_find(const struct job *j, uint32_t number)
     struct attempt *a;
 
     if (number == 0)
-        return TAILQ_LAST(&j->attempts, attempt_list);
-    TAILQ_FOREACH_REVERSE(a, &j->attempts, attempt_list, of_job)
+        return TAILQ_LAST(&j->run->attempts, attempt_list);
+    TAILQ_FOREACH_REVERSE(a, &j->run->attempts, attempt_list, of_job)
     {
         if (a->number == number)
             return a;

@@ -149,12 +149,12 @@ void place_split_devices(struct attempt *a)
 static void place_on(struct coord *c, struct job *j, struct node *n)
 {
     struct need need = need_on(j, n);
-    struct attempt *a = attempt_new(j, ++j->attempt, need.procs, 1);
+    struct attempt *a = attempt_new(j, ++job_run(j)->attempt, need.procs, 1);
 
     share_fill(&a->shares[0], n, &need);
     share_take(&a->shares[0]);
     place_split_devices(a);
-    job_set_text(&j->reason, NULL);
+    job_set_text(&j->run->reason, NULL);
     job_apply(c, j, JOB_EV_PLACE, NULL);
 }
 

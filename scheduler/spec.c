@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * spec.c - job specs: what is refused and in which words, what of it the core keeps in fields, and
- * its way in and out of its stored form (the spec without its environment, which is shared between
- * jobs). Pure.
+ * its way in and out of the form in which it is kept: without its environment, which is shared
+ * between jobs, and without what the job's other texts say already. Pure.
  */
 #include "scheduler/coord_internal.h"
 
@@ -131,11 +131,11 @@ char *spec_command_text(const Accel__V1__JobSpec *spec)
     return text;
 }
 
-static void default_name(struct job *j, const Accel__V1__JobSpec *spec)
+/* size: LIMIT_NAME_BYTES + 1 */
+static void default_name(const Accel__V1__JobSpec *spec, char *name)
 {
     /* The script if there is one (python3 train.py), else the program. */
     const ProtobufCBinaryData *b = &spec->argv[0];
-    char name[LIMIT_NAME_BYTES + 1];
     size_t len = 0;
 
     for (size_t i = 1; i < spec->n_argv && i < 4; i++) {
@@ -156,59 +156,125 @@ static void default_name(struct job *j, const Accel__V1__JobSpec *spec)
     name[len] = 0;
     if (len > 3 && !strcmp(name + len - 3, ".py"))
         name[len - 3] = 0;
-    j->name = xstrdup(len ? name : "job");
+    if (!*name)
+        str_copy(name, LIMIT_NAME_BYTES + 1, "job");
 }
 
-/* Packs the spec without its environment, and the environment alone. */
-void spec_to_job(struct coord *c, struct job *j, const Accel__V1__JobSpec *spec)
-{
-    Accel__V1__JobSpec rest = *spec, env = ACCEL__V1__JOB_SPEC__INIT;
+/* --- how a spec is kept --- */
 
-    if (spec->name[0])
-        j->name = xstrdup(spec->name);
-    else
-        default_name(j, spec);
-    j->command = spec_command_text(spec);
+/* True if the arguments can be read back from the command's text: it is them, with blanks. */
+static bool is_text_of_argv(const char *command, const Accel__V1__JobSpec *spec)
+{
+    const char *p = command;
+
+    for (size_t i = 0; i < spec->n_argv; i++) {
+        const ProtobufCBinaryData *arg = &spec->argv[i];
+        if (arg->len == 0 || memchr(arg->data, ' ', arg->len) || strnlen(p, arg->len) < arg->len ||
+            memcmp(p, arg->data, arg->len))
+            return false;
+        p += arg->len;
+        if (*p != (i + 1 < spec->n_argv ? ' ' : 0))
+            return false;
+        p++;
+    }
+    return spec->n_argv > 0;
+}
+
+static void argv_from_text(Accel__V1__JobSpec *spec, const char *command, struct arena *a)
+{
+    size_t count = 1;
+
+    for (const char *p = command; *p; p++)
+        count += *p == ' ';
+    spec->argv = ARENA_ARRAY(a, ProtobufCBinaryData, count);
+    for (const char *p = command; spec->n_argv < count; p++) {
+        size_t len = strcspn(p, " ");
+        spec->argv[spec->n_argv++] = (ProtobufCBinaryData){.len = len, .data = (uint8_t *)p};
+        p += len;
+    }
+}
+
+/* The spec without its environment, and without what the other texts say already. */
+static void keep_texts(struct job *j, const char *name, const char *command,
+                       const Accel__V1__JobSpec *spec)
+{
+    Accel__V1__JobSpec rest = *spec;
+
+    rest.n_env = 0;
+    rest.env = NULL;
+    j->spec_has_name = strcmp(spec->name, name) != 0;
+    if (!j->spec_has_name)
+        rest.name = (char *)"";
+    j->spec_has_argv = !is_text_of_argv(command, spec);
+    if (!j->spec_has_argv)
+        rest.n_argv = 0;
+    size_t len = accel__v1__job_spec__get_packed_size(&rest);
+    AUTO_FREE uint8_t *packed = xcalloc(1, len + 1);
+    accel__v1__job_spec__pack(&rest, packed);
+    job_set_texts(j, name, command, packed, len);
+}
+
+void spec_load(struct job *j, const char *name, const char *command, const Accel__V1__JobSpec *spec)
+{
     j->device_kind = (uint8_t)spec->device_kind;
     if (spec->gpus_per_node)
         j->device_kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
     j->nodes = 1;
-    j->procs_per_node = spec->procs_per_node;
-    j->gpus_per_node = spec->gpus_per_node;
-    j->max_restarts = spec->max_restarts;
+    j->procs_per_node = (uint16_t)MIN(spec->procs_per_node, LIMIT_PROCS_PER_NODE);
+    j->gpus_per_node = (uint16_t)MIN(spec->gpus_per_node, LIMIT_PROCS_PER_NODE);
+    j->max_restarts = (uint16_t)MIN(spec->max_restarts, LIMIT_RESTARTS);
     j->time_limit_ms = spec->time_limit_ms;
     j->memory_bytes = spec->memory_bytes;
-    j->stop_grace_ms = spec->stop_grace_ms ? spec->stop_grace_ms : LIMIT_STOP_GRACE_MS;
     j->kill_on_disconnect = spec->kill_on_disconnect;
+    keep_texts(j, name, command, spec);
+}
 
-    rest.n_env = 0;
-    rest.env = NULL;
-    j->spec_len = accel__v1__job_spec__get_packed_size(&rest);
-    j->spec = xcalloc(1, j->spec_len + 1);
-    accel__v1__job_spec__pack(&rest, j->spec);
+void spec_to_job(struct coord *c, struct job *j, const Accel__V1__JobSpec *spec)
+{
+    Accel__V1__JobSpec env = ACCEL__V1__JOB_SPEC__INIT;
+    AUTO_FREE char *command = spec_command_text(spec);
+    char name[LIMIT_NAME_BYTES + 1];
 
+    if (spec->name[0])
+        str_copy(name, sizeof(name), spec->name);
+    else
+        default_name(spec, name);
+    spec_load(j, name, command, spec);
     env.n_env = spec->n_env;
     env.env = spec->env;
     size_t len = accel__v1__job_spec__get_packed_size(&env);
-    uint8_t *packed = xcalloc(1, len + 1);
+    AUTO_FREE uint8_t *packed = xcalloc(1, len + 1);
     accel__v1__job_spec__pack(&env, packed);
     j->env = environment_intern(c, packed, len);
-    free(packed);
+}
+
+Accel__V1__JobSpec *spec_unpack_bare(const struct job *j, struct arena *a)
+{
+    ProtobufCAllocator alloc;
+
+    CHECK(j->spec_len);
+    arena_allocator(a, &alloc);
+    Accel__V1__JobSpec *spec = accel__v1__job_spec__unpack(&alloc, j->spec_len, job_spec(j));
+    CHECK(spec);
+    if (!j->spec_has_name)
+        spec->name = arena_strdup(a, job_name(j));
+    if (!j->spec_has_argv)
+        argv_from_text(spec, arena_strdup(a, job_command(j)), a);
+    return spec;
 }
 
 Accel__V1__JobSpec *spec_unpack(const struct job *j, struct arena *a)
 {
+    Accel__V1__JobSpec *spec = spec_unpack_bare(j, a);
     ProtobufCAllocator alloc;
 
+    if (!j->env)
+        return spec;
+    CHECK(j->env->data);
     arena_allocator(a, &alloc);
-    Accel__V1__JobSpec *spec = accel__v1__job_spec__unpack(&alloc, j->spec_len, j->spec);
-    CHECK(spec);
-    if (j->env) {
-        CHECK(j->env->data);
-        Accel__V1__JobSpec *env = accel__v1__job_spec__unpack(&alloc, j->env->len, j->env->data);
-        CHECK(env);
-        spec->n_env = env->n_env;
-        spec->env = env->env;
-    }
+    Accel__V1__JobSpec *env = accel__v1__job_spec__unpack(&alloc, j->env->len, j->env->data);
+    CHECK(env);
+    spec->n_env = env->n_env;
+    spec->env = env->env;
     return spec;
 }
