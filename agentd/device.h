@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * device.h - where the node's devices come from. device_cpu: CPU slots (online CPUs, at least 16,
- * or as told); device_fake: a scripted file, for tests; NVML, TPU and AMD later. list() is cheap
- * and repeatable; on_change tells when the answer changed. Loop's thread; list() may read a file.
+ * or as told); device_fake: a scripted file, for tests; device_tpu and device_amd: what the kernel
+ * shows of such chips. list() is cheap and repeatable; on_change tells when the answer changed.
+ * Loop's thread; list() may read a file.
  */
 #ifndef ACCEL_AGENTD_DEVICE_H
 #define ACCEL_AGENTD_DEVICE_H
@@ -30,6 +31,10 @@ struct device_source {
 };
 /* slots 0: max(online CPUs, 16). */
 struct device_source *device_cpu_create(uint32_t slots);
+/* TPU chips on the PCI bus ("tpu:0"), AMD GPUs of the compute driver ("gpu:amd-..."). A machine
+ * without any lists none. device_sysfs.h says how tests move the roots. */
+struct device_source *device_tpu_create(void);
+struct device_source *device_amd_create(void);
 /* A text file: one device a line, "KIND ID [model=M] [memory=BYTES] [visible=V] [fault=TEXT...]"
  * with KIND cpu or gpu, '#' comments. Errors carry line and column. on_change is called from the
  * loop when the file was replaced or written (inotify); it may be NULL. */

@@ -31,8 +31,22 @@ static void on_source_change(void *ctx)
     n->on_change(n->ctx);
 }
 
+static int add_source(struct node *n, const char *text, struct accel_error *err);
+
+/* Every kind that a machine may have: those that it has not list nothing. */
+static int add_auto(struct node *n, struct accel_error *err)
+{
+    static const char *const kinds[] = {"cpu", "amd", "tpu"};
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < ARRAY_LEN(kinds); i++)
+        r = add_source(n, kinds[i], err);
+    return r;
+}
+
 static int add_source(struct node *n, const char *text, struct accel_error *err)
 {
+    if (strcmp(text, "auto") == 0)
+        return add_auto(n, err);
     struct device_source **slot = &n->sources[n->source_count];
     uint64_t slots = 0;
     int r = 0;
@@ -45,8 +59,13 @@ static int add_source(struct node *n, const char *text, struct accel_error *err)
     } else if (strncmp(text, "cpu:", 4) == 0 &&
                parse_u64(text + 4, 1, DEVICE_COUNT_MAX, &slots) == 0) {
         *slot = device_cpu_create((uint32_t)slots);
+    } else if (strcmp(text, "tpu") == 0) {
+        *slot = device_tpu_create();
+    } else if (strcmp(text, "amd") == 0) {
+        *slot = device_amd_create();
     } else {
-        return error_set(err, ACCEL_EINVAL, "--devices %s: none of cpu, cpu:N (1 to %u), fake:FILE",
+        return error_set(err, ACCEL_EINVAL,
+                         "--devices %s: none of auto, cpu, cpu:N (1 to %u), tpu, amd, fake:FILE",
                          text, DEVICE_COUNT_MAX);
     }
     if (r == 0)

@@ -11,7 +11,7 @@ struct node;
 struct node_config { /* borrowed until node_destroy */
     uv_loop_t *loop;
     const char *name, *address, *isolation;
-    const char *const *devices; /* "cpu[:N]" or "fake:FILE" */
+    const char *const *devices; /* "auto", "cpu[:N]", "tpu", "amd" or "fake:FILE" */
     size_t device_count;
     uint64_t incarnation;
 };

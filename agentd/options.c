@@ -22,7 +22,7 @@ static const char usage[] =
     "\n"
     "  --coordinator unix:PATH  where the coordinator listens\n"
     "  --state-dir DIR          what this node remembers; one acceld each\n"
-    "  --devices KIND           cpu[:N] or fake:FILE; may be given again (default: cpu)\n"
+    "  --devices KIND           auto (default), cpu[:N], tpu, amd or fake:FILE; may be given again\n"
     "  --node-name NAME         default: the host's name\n"
     "  --idle-exit TIME         end after so long without session and workers (default: never)\n"
     "  --ready-fd N             write \"ready\" there once the coordinator has welcomed us\n"
@@ -180,7 +180,7 @@ static int set_defaults(struct acceld_options *o, struct accel_error *err)
     if (!o->node_name[0])
         default_node_name(o->node_name, sizeof(o->node_name));
     if (o->device_count == 0)
-        o->devices[o->device_count++] = "cpu";
+        o->devices[o->device_count++] = "auto";
     return make_absolute(o->state_dir, sizeof(o->state_dir), err);
 }
 

@@ -16,7 +16,7 @@ struct acceld_options {
     char coordinator[PATH_MAX + 8]; /* "unix:/PATH" */
     char state_dir[PATH_MAX];       /* absolute */
     char node_name[65];
-    const char *devices[OPTIONS_DEVICES_MAX]; /* "cpu[:N]" or "fake:FILE"; of argv */
+    const char *devices[OPTIONS_DEVICES_MAX]; /* as node.h says; of argv */
     size_t device_count;
     const char *spawn_path; /* NULL: beside acceld, else in PATH */
     int64_t idle_exit_ms;   /* 0: never */
