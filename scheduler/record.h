@@ -25,6 +25,9 @@ enum record_table {
     RECORD_DEVICE,
     RECORD_REQUEST,
     RECORD_EVENT,
+    RECORD_USER,
+    RECORD_CERTIFICATE,
+    RECORD_TOKEN,
     RECORD_TABLE_COUNT
 };
 
@@ -112,6 +115,25 @@ struct record_event {
     const char *node, *text;
 };
 
+/* Somebody with a role or a certificate; other users are known by their jobs only. */
+struct record_user {
+    const char *name;
+    uint32_t role; /* UserRole of trust.proto, not NONE */
+    int64_t created_ms;
+};
+struct record_certificate { /* that this coordinator has signed */
+    const char *serial;     /* lower-case hex */
+    uint32_t kind;          /* enum pki_kind: node or user */
+    const char *name;
+    int64_t not_after_ms, revoked_ms;
+};
+struct record_token { /* of enrolment; the secret itself is kept nowhere */
+    struct record_blob hash;
+    uint32_t kind; /* enum pki_kind: node */
+    int64_t expires_ms, used_ms;
+    const char *by; /* who made it */
+};
+
 struct record {
     enum record_table table;
     /* Only the key fields count. A job takes its attempts, workers and events with it, an attempt
@@ -127,6 +149,9 @@ struct record {
         struct record_device device;
         struct record_request request;
         struct record_event event;
+        struct record_user user;
+        struct record_certificate certificate;
+        struct record_token token;
     } u;
 };
 

@@ -10,7 +10,7 @@
 #define ACCEL_SCHEDULER_SCHEMA_H
 
 #define SCHEMA_APPLICATION_ID 0x4143434c /* "ACCL" */
-#define SCHEMA_VERSION        1
+#define SCHEMA_VERSION        2
 
 /* schema_migrations[n] takes a database from version n to n + 1. */
 extern const char *const schema_migrations[SCHEMA_VERSION];

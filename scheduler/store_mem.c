@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "accel/v1/job.pb-c.h"
+#include "accel/v1/trust.pb-c.h"
+#include "common/pki.h"
 
 struct mem_row {
     struct mem_row *next;                      /* of its bucket */
@@ -68,6 +70,10 @@ static struct parts parts_of(struct record *rec)
                               {&rec->u.request.id, &rec->u.request.reply}};
     case RECORD_EVENT:
         return (struct parts){{&rec->u.event.kind, &rec->u.event.node, &rec->u.event.text}, {NULL}};
+    case RECORD_USER: return (struct parts){{&rec->u.user.name}, {NULL}};
+    case RECORD_CERTIFICATE:
+        return (struct parts){{&rec->u.certificate.serial, &rec->u.certificate.name}, {NULL}};
+    case RECORD_TOKEN: return (struct parts){{&rec->u.token.by}, {&rec->u.token.hash}};
     default: return (struct parts){0};
     }
 }
@@ -100,6 +106,9 @@ static struct mem_key key_of(const struct record *rec)
         break;
     case RECORD_REQUEST: k.blob = rec->u.request.id; break;
     case RECORD_EVENT: k.number[0] = rec->u.event.seq; break;
+    case RECORD_USER: k.text[0] = rec->u.user.name; break;
+    case RECORD_CERTIFICATE: k.text[0] = rec->u.certificate.serial; break;
+    case RECORD_TOKEN: k.blob = rec->u.token.hash; break;
     default: break; /* meta has one row */
     }
     return k;
@@ -378,6 +387,11 @@ static const struct record_job *job_by_request(struct store_mem *s, const struct
     return NULL;
 }
 
+static bool is_holder(uint32_t kind)
+{
+    return kind == PKI_NODE || kind == PKI_USER;
+}
+
 static bool has_names(const struct record *rec)
 {
     switch (rec->table) {
@@ -385,8 +399,13 @@ static bool has_names(const struct record *rec)
         return rec->u.job.state != ACCEL__V1__JOB_STATE__JOB_UNKNOWN &&
                rec->u.job.state <= ACCEL__V1__JOB_STATE__JOB_ENDED &&
                rec->u.job.result <= ACCEL__V1__JOB_RESULT__RESULT_LOST;
-    case RECORD_ATTEMPT: return rec->u.attempt.cause <= ACCEL__V1__CAUSE__CAUSE_FENCED;
-    case RECORD_DEVICE: return rec->u.device.kind <= ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+    case RECORD_ATTEMPT: return rec->u.attempt.cause <= ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT;
+    case RECORD_DEVICE: return rec->u.device.kind <= ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
+    case RECORD_USER:
+        return rec->u.user.role != ACCEL__V1__USER_ROLE__USER_ROLE_NONE &&
+               rec->u.user.role <= ACCEL__V1__USER_ROLE__USER_ROLE_ADMIN;
+    case RECORD_CERTIFICATE: return is_holder(rec->u.certificate.kind);
+    case RECORD_TOKEN: return is_holder(rec->u.token.kind);
     default: return true;
     }
 }

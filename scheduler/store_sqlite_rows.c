@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "accel/v1/job.pb-c.h"
+#include "accel/v1/trust.pb-c.h"
+#include "common/pki.h"
 
 /* ---- one field ---- */
 
@@ -153,12 +155,20 @@ static const char *const cause_names[] = {
     [ACCEL__V1__CAUSE__CAUSE_SHIM_LOST] = "shim_lost",
     [ACCEL__V1__CAUSE__CAUSE_NODE_LOST] = "node_lost",
     [ACCEL__V1__CAUSE__CAUSE_FENCED] = "fenced",
+    [ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT] = "device_fault",
 };
 static const char *const kind_names[] = {
     [ACCEL__V1__DEVICE_KIND__DEVICE_AUTO] = "auto",
     [ACCEL__V1__DEVICE_KIND__DEVICE_CPU] = "cpu",
     [ACCEL__V1__DEVICE_KIND__DEVICE_GPU] = "gpu",
+    [ACCEL__V1__DEVICE_KIND__DEVICE_TPU] = "tpu",
 };
+static const char *const role_names[] = {
+    [ACCEL__V1__USER_ROLE__USER_ROLE_USER] = "user",
+    [ACCEL__V1__USER_ROLE__USER_ROLE_OPERATOR] = "operator",
+    [ACCEL__V1__USER_ROLE__USER_ROLE_ADMIN] = "admin",
+};
+static const char *const holder_names[] = {[PKI_NODE] = "node", [PKI_USER] = "user"};
 
 /* ---- the fields of each table; the first `keys` of them are the key ---- */
 
@@ -333,6 +343,49 @@ static void event_fields(struct row_io *io, struct record *rec)
     io_text(io, &e->text);
 }
 
+static void user_key(struct row_io *io, struct record *rec)
+{
+    io_text(io, &rec->u.user.name);
+}
+
+static void user_fields(struct row_io *io, struct record *rec)
+{
+    struct record_user *u = &rec->u.user;
+    user_key(io, rec);
+    io_enum(io, &u->role, role_names, ARRAY_LEN(role_names));
+    io_i64(io, &u->created_ms);
+}
+
+static void certificate_key(struct row_io *io, struct record *rec)
+{
+    io_text(io, &rec->u.certificate.serial);
+}
+
+static void certificate_fields(struct row_io *io, struct record *rec)
+{
+    struct record_certificate *c = &rec->u.certificate;
+    certificate_key(io, rec);
+    io_enum(io, &c->kind, holder_names, ARRAY_LEN(holder_names));
+    io_text(io, &c->name);
+    io_i64(io, &c->not_after_ms);
+    io_i64(io, &c->revoked_ms);
+}
+
+static void token_key(struct row_io *io, struct record *rec)
+{
+    io_blob(io, &rec->u.token.hash);
+}
+
+static void token_fields(struct row_io *io, struct record *rec)
+{
+    struct record_token *t = &rec->u.token;
+    token_key(io, rec);
+    io_enum(io, &t->kind, holder_names, ARRAY_LEN(holder_names));
+    io_i64(io, &t->expires_ms);
+    io_i64(io, &t->used_ms);
+    io_text(io, &t->by);
+}
+
 /* ---- the SQL of each table ---- */
 
 #define SET(column) #column " = excluded." #column
@@ -449,6 +502,33 @@ static const struct row_table row_tables[RECORD_TABLE_COUNT] = {
             .erase = {"DELETE FROM events WHERE seq = ?"},
             .select = "SELECT seq, time_ms, kind, job_id, attempt, node, text FROM events"
                       " ORDER BY seq",
+        },
+    [RECORD_USER] =
+        {
+            .fields = user_fields,
+            .key = user_key,
+            .upsert = "INSERT OR REPLACE INTO users (name, role, created_ms) VALUES (?, ?, ?)",
+            .erase = {"DELETE FROM users WHERE name = ?"},
+            .select = "SELECT name, role, created_ms FROM users ORDER BY name",
+        },
+    [RECORD_CERTIFICATE] =
+        {
+            .fields = certificate_fields,
+            .key = certificate_key,
+            .upsert = "INSERT OR REPLACE INTO certificates (serial, kind, name, not_after_ms,"
+                      " revoked_ms) VALUES (?, ?, ?, ?, ?)",
+            .erase = {"DELETE FROM certificates WHERE serial = ?"},
+            .select = "SELECT serial, kind, name, not_after_ms, revoked_ms FROM certificates"
+                      " ORDER BY serial",
+        },
+    [RECORD_TOKEN] =
+        {
+            .fields = token_fields,
+            .key = token_key,
+            .upsert = "INSERT OR REPLACE INTO tokens (hash, kind, expires_ms, used_ms, by)"
+                      " VALUES (?, ?, ?, ?, ?)",
+            .erase = {"DELETE FROM tokens WHERE hash = ?"},
+            .select = "SELECT hash, kind, expires_ms, used_ms, by FROM tokens ORDER BY hash",
         },
 };
 

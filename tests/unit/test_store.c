@@ -371,7 +371,7 @@ static void test_newer(void **state)
     s->ops->close(s);
     run_sql(f->db, "PRAGMA user_version = 9");
     refuse_unchanged(f, ACCEL_ENEWER, "has version 9 of the tables, but this program (");
-    open_fails(f, ACCEL_ENEWER, "mv accel.db.before-v2 accel.db");
+    open_fails(f, ACCEL_ENEWER, "mv accel.db.before-v3 accel.db");
 }
 
 static void test_truncated(void **state)
@@ -569,8 +569,10 @@ static void test_kill(void **state)
 static void test_migration(void **state)
 {
     struct fixture *f = *state;
-    const char *steps[] = {schema_migrations[0], "CREATE TABLE later (id INTEGER) STRICT",
+    const char *steps[] = {schema_migrations[0], schema_migrations[1],
+                           "CREATE TABLE later (id INTEGER) STRICT",
                            "INSERT INTO nowhere VALUES (1)"};
+    static_assert(SCHEMA_VERSION == 2, "the steps above");
     struct accel_error err = {0};
     char backup[4300];
     struct store *s = open_ok(f);
@@ -578,27 +580,58 @@ static void test_migration(void **state)
     commit_ok(s, step_make(&f->step, 1, 1));
     commit_ok(model, step_make(&f->step, 1, 1));
     s->ops->close(s);
-    struct store_sqlite_options options = {.migrations = steps, .version = 2};
+    struct store_sqlite_options options = {.migrations = steps, .version = 3};
     assert_int_equal(store_sqlite_open_with(f->dir, &options, &s, &err), 0);
     assert_same_store(s, model);
     s->ops->close(s);
-    assert_query(f->db, "PRAGMA user_version", "2\n");
+    assert_query(f->db, "PRAGMA user_version", "3\n");
     assert_query(f->db, "SELECT count(*) FROM later", "0\n");
-    snprintf(backup, sizeof(backup), "%s.before-v2", f->db);
-    assert_query(backup, "PRAGMA user_version", "1\n");
+    snprintf(backup, sizeof(backup), "%s.before-v3", f->db);
+    assert_query(backup, "PRAGMA user_version", "2\n");
     assert_query(backup, "PRAGMA application_id", "1094927180\n");
     assert_query(backup, "SELECT count(*) FROM jobs", "1\n");
-    options.version = 3; /* one that fails changes nothing */
+    options.version = 4; /* one that fails changes nothing */
     int r = store_sqlite_open_with(f->dir, &options, &s, &err);
     assert_int_equal(r, ACCEL_EINTERNAL);
     assert_non_null(strstr(err.text, "cannot migrate"));
-    assert_query(f->db, "PRAGMA user_version", "2\n");
-    open_fails(f, ACCEL_ENEWER, "has version 2");
+    assert_query(f->db, "PRAGMA user_version", "3\n");
+    open_fails(f, ACCEL_ENEWER, "has version 3");
     assert_int_equal(rename(backup, f->db), 0); /* as the text says */
     s = open_ok(f);
     assert_same_store(s, model);
     s->ops->close(s);
     model->ops->close(model);
+}
+
+/* What 0.1.0 left is taken over whole, and its copy stays beside. */
+static void test_from_version_1(void **state)
+{
+    struct fixture *f = *state;
+    char backup[4300];
+    size_t len;
+    char *sql = NULL;
+    assert_int_equal(
+        path_read_all(AT_FDCWD, FIXTURES "/store_version1.sql", 1u << 20, &sql, &len, NULL), 0);
+    run_sql(f->db, sql);
+    free(sql);
+    AUTO_FREE char *devices = query(f->db, "SELECT node || id || kind || ordinal FROM devices");
+    struct store *s = open_ok(f);
+    AUTO_FREE char *text = dump_store(s);
+    assert_non_null(strstr(text, "meta epoch 1 seq 100001 floor 0\n"));
+    assert_non_null(strstr(text, "job 3 long root 0:0 state 2 result 0"));
+    assert_non_null(strstr(text, "worker 4.1.0 vm 0 pid 29437 1 exit 0 signal 15"));
+    assert_non_null(strstr(text, "device vm cpu:15   '' 1 15 0\n"));
+    assert_null(strstr(text, "certificate"));
+    assert_check(s, "");
+    struct record tpu = {.table = RECORD_DEVICE};
+    tpu.u.device = (struct record_device){.node = "vm", .id = "tpu:0", .kind = 3};
+    assert_int_equal(commit_one(s, &tpu, NULL), 0);
+    commit_ok(s, step_make(&f->step, 1, 1000));
+    s->ops->close(s);
+    snprintf(backup, sizeof(backup), "%s.before-v2", f->db);
+    assert_query(backup, "SELECT node || id || kind || ordinal FROM devices", devices);
+    assert_query(f->db, "SELECT name || role FROM users", "annuser\n");
+    assert_query(f->db, "PRAGMA integrity_check", "ok\n");
 }
 
 static void test_snapshot(void **state)
@@ -740,6 +773,7 @@ int main(void)
         TEST(test_moved_away),
         TEST(test_kill),
         TEST(test_migration),
+        TEST(test_from_version_1),
         TEST(test_snapshot),
         TEST(test_check),
         TEST(test_wal_size),

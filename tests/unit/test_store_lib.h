@@ -18,6 +18,8 @@
 #include <cmocka.h>
 
 #include "accel/v1/job.pb-c.h"
+#include "accel/v1/trust.pb-c.h"
+#include "common/pki.h"
 #include "common/str.h"
 #include "scheduler/store.h"
 
@@ -92,6 +94,28 @@ static void dump_worker(struct str *s, const struct record_worker *w)
     dump_blob(s, w->stderr_path);
 }
 
+static void dump_trust(struct str *s, const struct record *rec)
+{
+    const struct record_certificate *c = &rec->u.certificate;
+    const struct record_token *t = &rec->u.token;
+    switch (rec->table) {
+    case RECORD_USER:
+        str_addf(s, "user %s role %u %" PRId64, rec->u.user.name, rec->u.user.role,
+                 rec->u.user.created_ms);
+        break;
+    case RECORD_CERTIFICATE:
+        str_addf(s, "certificate %s kind %u %s %" PRId64 " %" PRId64, c->serial, c->kind, c->name,
+                 c->not_after_ms, c->revoked_ms);
+        break;
+    case RECORD_TOKEN:
+        str_addf(s, "token kind %u %" PRId64 " %" PRId64 " %s", t->kind, t->expires_ms, t->used_ms,
+                 t->by);
+        dump_blob(s, t->hash);
+        break;
+    default: fail_msg("a record of table %d", (int)rec->table);
+    }
+}
+
 static void dump_rest(struct str *s, const struct record *rec)
 {
     const struct record_meta *m = &rec->u.meta;
@@ -126,7 +150,7 @@ static void dump_rest(struct str *s, const struct record *rec)
         str_addf(s, "event %" PRIu64 " %" PRId64 " %s %" PRIu64 ".%u %s '%s'", e->seq, e->time_ms,
                  e->kind, e->job_id, e->attempt, e->node, e->text);
         break;
-    default: fail_msg("a record of table %d", (int)rec->table);
+    default: dump_trust(s, rec);
     }
 }
 
@@ -174,7 +198,7 @@ struct step {
     size_t count;
     struct store_txn txn;
     char text[4][64];
-    unsigned char ids[4][16];
+    unsigned char ids[4][16], hash[32];
     char bulk[6000];
 };
 
@@ -231,6 +255,25 @@ static void step_first(struct step *st, uint64_t epoch)
     }
 }
 
+/* One user for ever, a certificate that is revoked when it is written again, a token that is used
+ * in the next transaction and goes in the one after. */
+static void step_trust(struct step *st, uint64_t k)
+{
+    step_add(st, RECORD_USER)->u.user = (struct record_user){
+        .name = "ann", .created_ms = 5,
+        .role = k % 2 ? ACCEL__V1__USER_ROLE__USER_ROLE_USER
+                      : ACCEL__V1__USER_ROLE__USER_ROLE_ADMIN};
+    snprintf(st->text[2], sizeof(st->text[2]), "%032" PRIx64, k / 2 + 1);
+    step_add(st, RECORD_CERTIFICATE)->u.certificate = (struct record_certificate){
+        .serial = st->text[2], .kind = k % 3 ? PKI_NODE : PKI_USER, .name = "n1",
+        .not_after_ms = 1ll << 50, .revoked_ms = k % 2 ? (int64_t)k : 0};
+    memset(st->hash, (int)(k / 3), sizeof(st->hash));
+    struct record *rec = step_add(st, RECORD_TOKEN);
+    rec->is_delete = k % 3 == 2;
+    rec->u.token = (struct record_token){.hash = {st->hash, 32}, .kind = PKI_NODE,
+                                         .expires_ms = 99, .used_ms = k % 3 == 1, .by = "ann"};
+}
+
 MAYBE_UNUSED static const struct store_txn *step_make(struct step *st, uint64_t k, uint64_t epoch)
 {
     memset(st, 0, sizeof(*st));
@@ -263,6 +306,7 @@ MAYBE_UNUSED static const struct store_txn *step_make(struct step *st, uint64_t 
         rec->is_delete = true;
         rec->u.job.id = k - 5;
     }
+    step_trust(st, k);
     memset(st->ids[3], (int)k, sizeof(st->ids[3]));
     struct record *rec = step_add(st, RECORD_REQUEST);
     rec->u.request = (struct record_request){
