@@ -12,6 +12,7 @@
 #include "accel/v1/event.pb-c.h"
 #include "accel/v1/job.pb-c.h"
 #include "accel/v1/node.pb-c.h"
+#include "common/clock.h"
 #include "common/limits.h"
 #include "scheduler/shell.h"
 
@@ -47,6 +48,7 @@ static void on_status(struct shell *s, uint64_t call)
     m.epoch = coord_epoch(s->core);
     m.pid = (uint32_t)getpid();
     m.start_ms = s->start_wall_ms;
+    m.now_ms = clock_wall_ms();
     m.nodes_ready = coord_nodes_ready(s->core);
     m.nodes_known = coord_nodes_known(s->core);
     m.jobs_live = coord_jobs_live(s->core);

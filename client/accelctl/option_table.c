@@ -10,7 +10,7 @@
 
 #define V(name) VERB_BIT(VERB_##name)
 #define RUN     (V(LAUNCH) | V(SUBMIT))
-#define LISTS   (V(PS) | V(DESCRIBE) | V(NODES) | V(EVENTS))
+#define LISTS   (V(PS) | V(DESCRIBE) | V(NODES) | V(EVENTS) | V(DOCTOR))
 
 /* The man pages and --help begin with the examples, then this text, then the options. */
 const struct verb verb_table[VERB_COUNT] = {
@@ -109,6 +109,13 @@ const struct verb verb_table[VERB_COUNT] = {
      "shutdown: a planned stop of the coordinator; running work goes on.",
      "accelctl admin status\thow it is\n"
      "accelctl admin snapshot /tmp/accel.db\tthen: sqlite3 /tmp/accel.db 'select * from jobs'\n",
+     false},
+    {VERB_DOCTOR, "doctor", "check", "[options]", "look for what is missing or wrong",
+     "Looks at directories, sockets, the coordinator and its clock, nodes and their devices, "
+     "certificates, cgroups and limits. Starts nothing and changes nothing. The exit code is 1 if "
+     "a finding is BAD.",
+     "accelctl doctor\tfor people\n"
+     "accelctl doctor -o json\tfor programs, and for a bug report\n",
      false},
 };
 

@@ -21,6 +21,7 @@ enum verb_id {
     VERB_VERSION,
     VERB_HELP,
     VERB_ADMIN,
+    VERB_DOCTOR,
     VERB_COUNT
 };
 

@@ -1,0 +1,60 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""accelctl doctor: says what is well, finds what is not, starts nothing."""
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from accel_test import check, check_equal, main, test  # noqa: E402
+
+LEVELS = {"ok", "note", "warn", "bad"}
+
+
+def findings(result):
+    items = result.json()["items"]
+    for item in items:
+        check_equal(sorted(item), ["area", "finding", "level", "try"], "fields")
+        check(item["level"] in LEVELS, "level: %s", item)
+    return items
+
+
+def of(items, area):
+    return [i for i in items if i["area"] == area]
+
+
+@test("doctor starts nothing; with daemons it tells of them, of nodes and of the clock")
+def healthy(c):
+    before = findings(c.ok("doctor", "-o", "json"))
+    check_equal(of(before, "coordinator")[0]["level"], "note", "no coordinator is nothing bad")
+    check_equal(c.processes(), [], "processes after doctor")
+    c.ok("launch", "true")
+    items = findings(c.ok("doctor", "-o", "json"))
+    check("version" in of(items, "coordinator")[0]["finding"], "coordinator: %s", items)
+    check_equal(of(items, "clock")[0]["level"], "ok", "clock of the same machine")
+    check_equal([i["level"] for i in of(items, "nodes")], ["ok"], "the node")
+    check_equal(of(items, "store")[0]["level"], "ok", "store")
+    table = c.ok("doctor").out
+    check(table.startswith("AREA") and "coordinator" in table, "table: %s", table)
+
+
+@test("doctor finds: a faulty device, a named coordinator that is not there, a directory of others",
+      devices="gpu gpu:0 visible=GPU-a fault=XID 79\ncpu cpu:0\n")
+def unhealthy(c):
+    c.ok("nodes")
+    items = findings(c.ok("doctor", "-o", "json"))
+    faults = [i for i in of(items, "devices") if "gpu:0" in i["finding"]]
+    check("XID 79" in faults[0]["finding"] and faults[0]["level"] == "warn", "fault: %s", faults)
+    result = c.fails(1, "doctor", "-o", "json", "--coordinator", "unix:" + c.path("nobody.sock"))
+    check_equal(of(findings(result), "coordinator")[0]["level"], "bad", "named and absent")
+
+
+@test("doctor finds a directory that may not be written", uid=65534)
+def closed_directory(c):
+    for folder in (c.state_home, c.dir):  # what XDG_STATE_HOME says, and the home behind it
+        os.chown(folder, 0, 0)
+        os.chmod(folder, 0o555)
+    items = findings(c.fails(1, "doctor", "-o", "json"))
+    check(any(i["level"] == "bad" for i in of(items, "directories")), "directories: %s", items)
+
+
+main()
