@@ -26,10 +26,9 @@
 #include "common/log.h"
 #include "common/path.h"
 
-#define ADOPT_WAIT_MS    5000 /* for hellos and sweeps; callbacks bring what takes longer */
-#define PID_FILE_BYTES   8192u
-#define RANKS_FILE_BYTES (1u << 20)
-#define REMOVE_DEPTH     64u /* directories in directories; one more and they stay */
+#define ADOPT_WAIT_MS  5000       /* for hellos and sweeps; callbacks bring what takes longer */
+#define PID_FILE_BYTES (1u << 20) /* a line per rank */
+#define REMOVE_DEPTH   64u        /* directories in directories; one more and they stay */
 
 extern char **environ;
 
@@ -362,27 +361,31 @@ static void on_swept(struct adoption *ad, struct orphan *o)
     if (tell_record(ad, o)) {
         return;
     }
-    Accel__V1__ExitRecord *record =
-        adopt_make_record(ad->l, o->a,
-                          had_shim ? ACCEL__V1__CAUSE__CAUSE_SHIM_LOST
-                                   : ACCEL__V1__CAUSE__CAUSE_NODE_LOST,
-                          had_shim ? "the shim of the attempt was killed"
-                                   : "acceld or accel-spawn ended while the attempt was being "
-                                     "started");
+    Accel__V1__ExitRecord *record = adopt_make_record(
+        ad->l, o->a,
+        had_shim ? ACCEL__V1__CAUSE__CAUSE_SHIM_LOST : ACCEL__V1__CAUSE__CAUSE_NODE_LOST,
+        had_shim ? "the shim of the attempt was killed"
+                 : "acceld or accel-spawn ended while the attempt was being "
+                   "started");
     tell(ad, o, NULL, record, had_shim);
     adopt_free_record(record);
 }
 
-/* Pids from the file `ranks`, for records and for a hello that does not come. */
+/* Pids from the shim's file, for records and for a hello that does not come. */
 static void read_ranks(struct launcher_exec *l, struct attempt *a)
 {
     size_t len;
     char *save = NULL;
-    AUTO_FREE char *text = read_file(l->dir_fd, a->id, "ranks", RANKS_FILE_BYTES, &len);
-    if (text == NULL) {
+    AUTO_FREE char *text = read_file(l->dir_fd, a->id, "pid", PID_FILE_BYTES, &len);
+    char *lines = text;
+    for (int i = 0; i < 2 && lines != NULL; i++) { /* the shim's own */
+        lines = strchr(lines, '\n');
+        lines += lines != NULL;
+    }
+    if (lines == NULL) {
         return;
     }
-    for (char *line = strtok_r(text, "\n", &save); line != NULL;
+    for (char *line = strtok_r(lines, "\n", &save); line != NULL;
          line = strtok_r(NULL, "\n", &save)) {
         unsigned rank;
         unsigned pid;
@@ -496,7 +499,7 @@ static void tell_live(struct adoption *ad, struct orphan *o)
     hello.job_id = a->id.job_id;
     hello.attempt = a->id.attempt;
     hello.era = a->era;
-    hello.started = has_file(ad->l->dir_fd, a->id, "ranks");
+    hello.started = has_file(ad->l->dir_fd, a->id, "pid"); /* written after the start */
     hello.n_ranks = a->rank_count;
     hello.ranks = list;
     a->is_started = hello.started;

@@ -81,10 +81,8 @@ static void exit_at_once(void *arg)
 /* Whether a process can be born into the group. */
 static bool try_fork(int cgroup_fd)
 {
-    int pidfd = -1;
     bool in_cgroup = false;
-    int pid = cgroup_vfork(cgroup_fd, exit_at_once, NULL, &pidfd, &in_cgroup);
-    base_close_fd(&pidfd);
+    int pid = cgroup_vfork(cgroup_fd, exit_at_once, NULL, NULL, &in_cgroup);
     if (pid < 0) {
         return false;
     }
@@ -270,12 +268,14 @@ int cgroup_vfork(int cgroup_fd, void (*run)(void *arg), void *arg, int *ret_pidf
     if (pid < 0 && errno != EAGAIN && errno != ENOMEM) {
         in_cgroup = false;
         pid = plain_vfork(run, arg);
-        pidfd = pid > 0 ? proc_pidfd_open((pid_t)pid) : -1;
+        pidfd = pid > 0 && ret_pidfd != NULL ? proc_pidfd_open((pid_t)pid) : -1;
     }
     if (pid < 0) {
         return -errno;
     }
-    *ret_pidfd = pidfd;
+    if (ret_pidfd != NULL) {
+        *ret_pidfd = pidfd;
+    }
     *ret_in_cgroup = in_cgroup;
     return (int)pid;
 }

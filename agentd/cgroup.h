@@ -37,8 +37,8 @@ bool cgroup_is_populated(int events_fd);
  * caller, which waits in the kernel until the child has exec'ed or ended: nothing is copied, and
  * what run() writes to *arg is there on return. run() must end in execve or _exit; it may call what
  * changes the child alone (descriptors, directory, limits, signals), and must not allocate. Returns
- * the pid or -errno; *ret_pidfd is -1 where the kernel has no pidfds. A kernel or policy without
- * clone3 gets a vfork(), which is not in the cgroup: *ret_in_cgroup says. */
+ * the pid or -errno; *ret_pidfd is -1 where the kernel has no pidfds; NULL: not wanted. A kernel or
+ * policy without clone3 gets a vfork(), which is not in the cgroup: *ret_in_cgroup says. */
 int cgroup_vfork(int cgroup_fd, void (*run)(void *arg), void *arg, int *ret_pidfd,
                  bool *ret_in_cgroup);
 

@@ -15,12 +15,12 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
-#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "agentd/procfs.h"
 #include "agentd/shim_internal.h"
+#include "agentd/spawn_internal.h"
 #include "common/clock.h"
 
 #define EXIT_ROOM_BYTES                                                                            \
@@ -61,8 +61,7 @@ static void write_file(struct shim *s, const char *name, const struct str *text)
     }
 }
 
-/* pid, ranks and the room for exit: after the ranks were sent off, so that they do not wait for
- * it. */
+/* pid and the room for exit: after the ranks were sent off, so that they do not wait for it. */
 static void write_files(struct shim *s)
 {
     AUTO_STR struct str text = {0};
@@ -70,21 +69,15 @@ static void write_files(struct shim *s)
     str_init(&text);
     str_addf(&text, "%d %" PRIu64 "\n", (int)s->pid, proc_start_time(0));
     if (s->cgroup_fd >= 0) {
-        str_addf(&text, "%s/%s\n", s->start->cgroups->path, s->name);
+        str_addf(&text, "%s/%s", s->start->cgroups->path, s->name);
     }
-    write_file(s, "pid", &text);
-    str_clear(&text);
+    str_addc(&text, '\n');
     for (size_t i = 0; i < s->rank_count; i++) {
-        char state;
-        pid_t parent;
-        uint64_t start = 0;
         if (s->ranks[i].pid > 0) {
-            proc_stat(s->ranks[i].pid, &state, &parent, &start);
-            str_addf(&text, "%u %d %" PRIu64 "\n", s->ranks[i].spec->rank, (int)s->ranks[i].pid,
-                     start);
+            str_addf(&text, "%u %d\n", s->ranks[i].spec->rank, (int)s->ranks[i].pid);
         }
     }
-    write_file(s, "ranks", &text);
+    write_file(s, "pid", &text);
     s->exit_fd = openat(s->dir_fd, "exit.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (s->exit_fd >= 0) {
         (void)write_all_at(s->exit_fd, zeros, sizeof(zeros));
@@ -217,7 +210,7 @@ static void on_timer(struct shim *s)
 static void on_signal(struct shim *s)
 {
     struct signalfd_siginfo info[4];
-    while (read(s->signal_fd, info, sizeof(info)) > 0) {}
+    (void)!read(s->signal_fd, info, sizeof(info)); /* SIGCHLD alone, and it does not queue */
     ranks_reap(s);
 }
 
@@ -299,13 +292,12 @@ static void close_inherited(const struct shim_start *start)
     close_others(keep, n);
 }
 
-/* The kernel's own call, because glibc keeps 32 and 33 to itself, and an ancestor may have ignored
- * them. All zeros is SIG_DFL without flags. */
+/* Blocked, none of them can hurt us, and the ranks must not inherit it. */
 static void signals_reset(void)
 {
-    static const char deflt[64];
-    for (int i = 1; i < NSIG; i++) {
-        syscall(SYS_rt_sigaction, i, deflt, NULL, 8);
+    struct sigaction deflt = {.sa_handler = SIG_DFL};
+    for (size_t i = 0; i < ARRAY_LEN(spawn_ignored); i++) {
+        sigaction(spawn_ignored[i], &deflt, NULL);
     }
 }
 
@@ -330,13 +322,14 @@ static void shim_init(struct shim *s, const struct shim_start *start)
     close_inherited(start);
     sigfillset(&mask);
     sigprocmask(SIG_SETMASK, &mask, NULL); /* for life: ranks unblock at their exec */
-    signals_reset(); /* what a rank must not inherit; blocked, none of them can hurt us */
+    signals_reset();
     sigemptyset(&mask);
     sigaddset(&mask, SIGCHLD);
     s->signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
     s->ep_fd = epoll_create1(EPOLL_CLOEXEC);
-    s->pid_ep_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (s->signal_fd < 0 || s->ep_fd < 0 || s->pid_ep_fd < 0) {
+    /* Who is alone needs no order. */
+    s->pid_ep_fd = s->spec->n_ranks > 1 ? epoll_create1(EPOLL_CLOEXEC) : -1;
+    if (s->signal_fd < 0 || s->ep_fd < 0 || (s->spec->n_ranks > 1 && s->pid_ep_fd < 0)) {
         _exit(1);
     }
     shim_epoll(s, EPOLL_CTL_ADD, s->signal_fd, EPOLLIN, SOURCE_SIGNAL, 0);

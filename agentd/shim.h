@@ -17,12 +17,12 @@
  * the ranks; epoll over signalfd (SIGCHLD), output pipes, its listening socket, the connection to
  * acceld and timerfd. Everything of the attempt is in its directory:
  *     spec           AttemptSpec, packed
- *     pid            "PID STARTTIME\n" of the shim (starttime: field 22 of /proc/PID/stat); a
- *                    second line holds the path of the ranks' cgroup where there is one
+ *     pid            "PID STARTTIME\n" of the shim (starttime: field 22 of /proc/PID/stat); the
+ *                    second line holds the path of the ranks' cgroup, empty where there is none;
+ *                    then "RANK PID\n" per started rank
  *     sock           unix stream socket, 0600 (workers later, the next acceld now). It answers as
  *                    long as the shim lives and refuses afterwards: this, not the pid, is how
  *                    the next acceld tells a live shim from a dead one.
- *     ranks          "RANK PID STARTTIME\n" per started rank
  *     R.out R.err    rank R's stdout and stderr, segment 0; R.out.1, R.out.2 ... are the following
  *                    segments, each of exactly LIMIT_OUTPUT_SEGMENT_BYTES (S) but the last. Segment
  *                    i covers stream bytes [i*S, (i+1)*S). When more than output_cap_bytes / S

@@ -22,15 +22,12 @@
 
 #define EXIT_FAILED 126 /* what the record says comes from the failure that was told */
 
-/* ---- texts: protobuf-c's bytes have no NUL at their end; execve wants one ---- */
+/* ---- what execve wants ---- */
 
-char *child_text(const ProtobufCBinaryData *b)
+/* accel-spawn unpacks a specification so that a NUL follows each field of bytes (spawn.c). */
+static char *text_of(const ProtobufCBinaryData *b)
 {
-    char *text = xcalloc(b->len + 1, 1);
-    if (b->len > 0) {
-        memcpy(text, b->data, b->len);
-    }
-    return text;
+    return b->len > 0 ? (char *)b->data : (char *)"";
 }
 
 static size_t name_length(const ProtobufCBinaryData *b)
@@ -39,9 +36,9 @@ static size_t name_length(const ProtobufCBinaryData *b)
     return eq != NULL ? (size_t)(eq - b->data) + 1 : b->len;
 }
 
-static bool is_overlaid(const ProtobufCBinaryData *common, size_t len,
-                        const Accel__V1__RankSpec *rank)
+static bool is_overlaid(const ProtobufCBinaryData *common, const Accel__V1__RankSpec *rank)
 {
+    size_t len = name_length(common);
     if (len == sizeof(SHIM_MARK_NAME) && memcmp(common->data, SHIM_MARK_NAME "=", len) == 0) {
         return true;
     }
@@ -62,16 +59,9 @@ void child_plan_init(struct child_plan *p, const struct shim *s)
     str_init(&mark);
     str_addf(&mark, "%s=%s/%s", SHIM_MARK_NAME, s->start->attempts_dir, s->name);
     p->mark = str_steal(&mark);
-    p->cwd = child_text(&spec->cwd);
     p->argv = xcalloc(spec->n_argv + 1, sizeof(*p->argv));
     for (size_t i = 0; i < spec->n_argv; i++) {
-        p->argv[i] = child_text(&spec->argv[i]);
-    }
-    p->common = xcalloc(spec->n_env + 1, sizeof(*p->common));
-    p->common_name_len = xcalloc(spec->n_env + 1, sizeof(*p->common_name_len));
-    for (size_t i = 0; i < spec->n_env; i++) {
-        p->common[i] = child_text(&spec->env[i]);
-        p->common_name_len[i] = name_length(&spec->env[i]);
+        p->argv[i] = text_of(&spec->argv[i]);
     }
     for (size_t i = 0; i < spec->n_ranks; i++) {
         most = MAX(most, spec->ranks[i]->n_env);
@@ -79,41 +69,27 @@ void child_plan_init(struct child_plan *p, const struct shim *s)
     p->env = xcalloc(spec->n_env + most + 2, sizeof(*p->env));
 }
 
-static void free_texts(char **list)
-{
-    for (size_t i = 0; list[i] != NULL; i++) {
-        free(list[i]);
-    }
-    free(list);
-}
-
 void child_plan_done(struct child_plan *p)
 {
-    free_texts(p->argv);
-    free_texts(p->common);
-    free(p->common_name_len);
+    free(p->argv);
     free(p->env);
-    free(p->cwd);
     free(p->mark);
 }
 
-/* Fills p->env for a rank; what is after the common part is the caller's to free. */
-static size_t build_env(struct child_plan *p, const Accel__V1__RankSpec *rank, size_t *ret_own)
+static void build_env(struct child_plan *p, const Accel__V1__RankSpec *rank)
 {
     const Accel__V1__AttemptSpec *spec = p->shim->spec;
     size_t n = 0;
     p->env[n++] = p->mark;
     for (size_t i = 0; i < spec->n_env; i++) {
-        if (!is_overlaid(&spec->env[i], p->common_name_len[i], rank)) {
-            p->env[n++] = p->common[i];
+        if (!is_overlaid(&spec->env[i], rank)) {
+            p->env[n++] = text_of(&spec->env[i]);
         }
     }
-    *ret_own = n;
     for (size_t i = 0; i < rank->n_env; i++) {
-        p->env[n++] = child_text(&rank->env[i]);
+        p->env[n++] = text_of(&rank->env[i]);
     }
     p->env[n] = NULL;
-    return n;
 }
 
 /* ---- the child ---- */
@@ -166,7 +142,7 @@ static void child_run(void *arg)
     }
     close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
     umask((mode_t)s->spec->umask & 0777);
-    if (c->plan->cwd[0] != '\0' && chdir(c->plan->cwd) < 0) {
+    if (s->spec->cwd.len > 0 && chdir(text_of(&s->spec->cwd)) < 0) {
         child_fail(c, CHILD_CWD);
     }
     set_limits(s);
@@ -183,12 +159,8 @@ int child_start(struct child_plan *p, const Accel__V1__RankSpec *rank,
                 struct child_failure *ret_failure)
 {
     struct child c = {.plan = p, .pipes = pipes, .failure = {.step = CHILD_DONE}};
-    size_t own;
-    size_t n = build_env(p, rank, &own);
+    build_env(p, rank);
     int r = cgroup_vfork(p->shim->cgroup_fd, child_run, &c, ret_pidfd, ret_in_cgroup);
-    while (n > own) {
-        free(p->env[--n]);
-    }
     if (r > 0) {
         *ret_failure = c.failure;
     }

@@ -22,19 +22,15 @@ struct child_failure {
 /* What the ranks of an attempt have in common, as execve wants it. */
 struct child_plan {
     const struct shim *shim;
-    char *mark, *cwd;
-    char **argv, **common; /* NULL at the end */
-    size_t *common_name_len;
-    char **env; /* of the rank that is being started */
+    char *mark;
+    char **argv, **env; /* env: of the rank that is being started */
 };
 void child_plan_init(struct child_plan *p, const struct shim *s); /* borrows s and its spec */
 void child_plan_done(struct child_plan *p);
 
-/* The bytes with a NUL after them; free it. */
-char *child_text(const ProtobufCBinaryData *b);
-
-/* Makes the process: its pid, with *ret_pidfd (-1: the kernel has none), or -errno when there is
- * none. A program that could not be run leaves a process that has ended and *ret_failure. */
+/* Makes the process: its pid, with *ret_pidfd (-1: the kernel has none; NULL: not wanted), or
+ * -errno when there is none. A program that could not be run leaves a process that has ended and
+ * *ret_failure. */
 int child_start(struct child_plan *p, const Accel__V1__RankSpec *rank,
                 const struct child_pipes *pipes, int *ret_pidfd, bool *ret_in_cgroup,
                 struct child_failure *ret_failure);

@@ -62,7 +62,7 @@ static void read_interpreter(const char *path, char *name, size_t size)
 
 static void describe_exec(struct shim *s, struct shim_rank *k, int sys)
 {
-    AUTO_FREE char *program = child_text(&s->spec->argv[0]);
+    const char *program = s->spec->argv[0].len > 0 ? (char *)s->spec->argv[0].data : "";
     AUTO_STR struct str shown = {0};
     char interpreter[256];
     struct stat st;
@@ -165,7 +165,8 @@ static int start_rank(struct shim *s, size_t index, struct child_plan *plan)
     }
     const struct child_pipes theirs = {out_end, err_end, in_end};
     k->start_ms = clock_wall_ms();
-    r = child_start(plan, k->spec, &theirs, &k->pidfd, &in_cgroup, &failure);
+    r = child_start(plan, k->spec, &theirs, s->pid_ep_fd >= 0 ? &k->pidfd : NULL, &in_cgroup,
+                    &failure);
     if (r < 0) {
         set_error(s, k, -r, "cannot make a process for rank %u: %s", k->spec->rank, strerror(-r));
         return r;
@@ -300,7 +301,7 @@ void ranks_reap(struct shim *s)
     pid_t last = 0;
     for (;;) {
         siginfo_t info = {0};
-        if (s->rank_live > 0) {
+        if (s->rank_live > 0 && s->pid_ep_fd >= 0) {
             reap_ready_ranks(s);
         }
         if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {

@@ -108,7 +108,9 @@ static bool cgroup_is_gone(struct shim *s)
 
 bool tree_kill_round(struct shim *s)
 {
-    ranks_reap(s);
+    if (!s->has_no_children) {
+        ranks_reap(s);
+    }
     if (s->has_no_children) {
         return cgroup_is_gone(s);
     }

@@ -6,17 +6,24 @@
 #ifndef ACCEL_AGENTD_SPAWN_INTERNAL_H
 #define ACCEL_AGENTD_SPAWN_INTERNAL_H
 
+#include <signal.h>
 #include <sys/resource.h>
 
 #include "agentd/cgroup.h"
 #include "agentd/shim.h"
+#include "common/arena.h"
 #include "common/codec.h"
 #include "common/limits.h"
 
 #define SPAWN_FDS                                                                                  \
-    16u /* descriptors received ahead of the START they belong to; further ones
+    16u /* descriptors received ahead of the START they belong to; further ones                    \
                             are closed, and that attempt lives without a connection */
 #define SPAWN_SWEEPS LIMIT_CONNECTIONS /* at once; acceld asks once per attempt. Above: exit */
+
+/* What people send to groups of processes; accel-spawn ends with acceld's end of the socketpair.
+ * Every other signal does what it does by default, here and so in shims and ranks. */
+static const int spawn_ignored[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM, SIGPIPE, SIGUSR1,
+                                    SIGUSR2, SIGXFSZ, SIGTSTP, SIGTTIN, SIGTTOU, SIGALRM};
 
 struct spawn_shim {
     pid_t pid;
@@ -41,6 +48,7 @@ struct spawn {
     struct cgroup_root cgroups;
     struct rlimit nofile; /* as we found it */
     struct codec_reader in;
+    struct arena request; /* the one being carried out; after the fork the shim's spec lies in it */
     struct str out;
     bool wants_write;
     bool is_over; /* acceld is gone */

@@ -11,20 +11,24 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agentd/shim.h"
+#include "agentd/spawn_internal.h"
 
+/* First all to the default, also what an ancestor has ignored. The kernel's own call, because glibc
+ * keeps 32 and 33 to itself; all zeros is SIG_DFL without flags. */
 static void ignore_signals(void)
 {
-    static const int ignored[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM, SIGPIPE, SIGUSR1,
-                                  SIGUSR2, SIGXFSZ, SIGTSTP, SIGTTIN, SIGTTOU, SIGALRM};
+    static const char deflt[64];
     struct sigaction ign = {.sa_handler = SIG_IGN};
-    struct sigaction deflt = {.sa_handler = SIG_DFL};
-    for (size_t i = 0; i < ARRAY_LEN(ignored); i++) {
-        sigaction(ignored[i], &ign, NULL);
+    for (int i = 1; i < NSIG; i++) {
+        syscall(SYS_rt_sigaction, i, deflt, NULL, 8);
     }
-    sigaction(SIGCHLD, &deflt, NULL);
+    for (size_t i = 0; i < ARRAY_LEN(spawn_ignored); i++) {
+        sigaction(spawn_ignored[i], &ign, NULL);
+    }
 }
 
 int main(int argc, char **argv)

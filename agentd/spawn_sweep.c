@@ -24,7 +24,7 @@
 #include "common/path.h"
 
 #define ENVIRON_BYTES  (16u << 20) /* more than the kernel lets an exec have by default (2 MiB) */
-#define PID_FILE_BYTES 8192u
+#define PID_FILE_BYTES (1u << 20)  /* a line per rank */
 
 static bool is_shim(void *ctx, pid_t pid)
 {
