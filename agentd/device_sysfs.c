@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reading sysfs. Neighbours: device_tpu.c, device_amd.c. It must not know what the files mean.
+ * Reading small files of sysfs, whichever root it has. Neighbours: device_tpu.c, device_amd.c. It
+ * must not know what the files mean.
  */
 #include "agentd/device_sysfs.h"
 

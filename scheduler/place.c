@@ -25,19 +25,64 @@ static uint32_t count_devices(const struct node *n, uint32_t kind, bool only_fre
     return count;
 }
 
-/* What the job needs on this node: `auto` means GPUs where the node has any. */
+/* TPU chips of a job are wired to each other only if they lie side by side, in a block that begins
+ * at a multiple of its size. The index of the first device of such a block, device_count for none.
+ */
+static size_t find_block(const struct node *n, uint32_t size, bool only_free)
+{
+    size_t ordinal = 0, start = 0;
+    bool is_good = false;
+
+    for (size_t i = 0; i < n->device_count; i++) {
+        const struct device *d = &n->devices[i];
+        if (d->kind != ACCEL__V1__DEVICE_KIND__DEVICE_TPU)
+            continue;
+        if (ordinal % size == 0) {
+            start = i;
+            is_good = true;
+        }
+        is_good = is_good && !(only_free && (d->holder || d->fault));
+        if (++ordinal % size == 0 && is_good)
+            return start;
+    }
+    return n->device_count;
+}
+
+static bool has_devices(const struct node *n, const struct need *need, bool only_free)
+{
+    if (need->kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU)
+        return need->devices % need->procs == 0 &&
+               find_block(n, need->devices, only_free) < n->device_count;
+    return count_devices(n, need->kind, only_free) >= need->devices;
+}
+
+/* What an accelerator for whoever does not care is on this node. */
+static uint32_t kind_on(const struct job *j, const struct node *n)
+{
+    if (count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, false))
+        return ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+    if (count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_TPU, false))
+        return ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
+    return j->gpus_per_node ? ACCEL__V1__DEVICE_KIND__DEVICE_GPU
+                            : ACCEL__V1__DEVICE_KIND__DEVICE_CPU;
+}
+
+/* What the job needs on this node: `auto` means GPUs or TPU chips where the node has any. A TPU job
+ * has all chips of the host and one process for them, unless it says otherwise. */
 static struct need need_on(const struct job *j, const struct node *n)
 {
     struct need need = {.kind = j->device_kind, .procs = j->procs_per_node};
 
     if (need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_AUTO)
-        need.kind = j->gpus_per_node || count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, false)
-                        ? ACCEL__V1__DEVICE_KIND__DEVICE_GPU
-                        : ACCEL__V1__DEVICE_KIND__DEVICE_CPU;
+        need.kind = kind_on(j, n);
     if (need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU) {
         need.devices = j->gpus_per_node ? j->gpus_per_node : MAX(need.procs, 1u);
         if (need.procs == 0)
             need.procs = need.devices;
+    } else if (need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU) {
+        need.devices = j->gpus_per_node ? j->gpus_per_node : count_devices(n, need.kind, false);
+        need.devices = MAX(need.devices, 1u); /* of a node that has none */
+        need.procs = MAX(need.procs, 1u);
     } else {
         if (need.procs == 0)
             need.procs = 1;
@@ -50,7 +95,7 @@ static bool could_carry(const struct job *j, const struct node *n)
 {
     struct need need = need_on(j, n);
 
-    return count_devices(n, need.kind, false) >= need.devices &&
+    return has_devices(n, &need, false) &&
            (j->memory_bytes == 0 || j->memory_bytes <= n->memory_bytes);
 }
 
@@ -58,8 +103,7 @@ static bool can_carry_now(const struct job *j, const struct node *n)
 {
     struct need need = need_on(j, n);
 
-    return n->state == NODE_READY && n->stray_count == 0 &&
-           count_devices(n, need.kind, true) >= need.devices &&
+    return n->state == NODE_READY && n->stray_count == 0 && has_devices(n, &need, true) &&
            (j->memory_bytes == 0 ||
             j->memory_bytes <= n->memory_bytes - MIN(n->memory_used, n->memory_bytes));
 }
@@ -70,7 +114,9 @@ static void share_fill(struct share *s, struct node *n, const struct need *need)
     s->node_name = xstrdup(n->name);
     s->local_size = need->procs;
     s->devices = xcalloc(need->devices, sizeof(char *));
-    for (size_t i = 0; i < n->device_count && s->device_count < need->devices; i++) {
+    bool is_block = need->kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
+    size_t i = is_block ? find_block(n, need->devices, true) : 0;
+    for (; i < n->device_count && s->device_count < need->devices; i++) {
         const struct device *d = &n->devices[i];
         if (d->kind == need->kind && !d->holder && !d->fault)
             s->devices[s->device_count++] = xstrdup(d->id);
@@ -191,6 +237,13 @@ void place_pending(struct coord *c)
     }
 }
 
+static const char *kind_name(uint32_t kind)
+{
+    return kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU   ? "GPU"
+           : kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU ? "TPU chip"
+                                                        : "CPU slot";
+}
+
 static void say_what_exists(const struct coord *c, char *text, size_t size)
 {
     size_t used = 0;
@@ -199,9 +252,14 @@ static void say_what_exists(const struct coord *c, char *text, size_t size)
     for (const struct node *n = c->nodes; n && used + 1 < size; n = n->hh.next) {
         uint32_t gpus = count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, false);
         uint32_t cpus = count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_CPU, false);
-        int len = snprintf(
-            text + used, size - used, "%snode %s has %u CPU slots, %u GPUs and %llu MiB of memory",
-            used ? "; " : "", n->name, cpus, gpus, (unsigned long long)(n->memory_bytes >> 20));
+        uint32_t tpus = count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_TPU, false);
+        char chips[32] = "";
+        if (tpus)
+            snprintf(chips, sizeof(chips), " %u TPU chips,", tpus);
+        int len = snprintf(text + used, size - used,
+                           "%snode %s has %u CPU slots,%s %u GPUs and %llu MiB of memory",
+                           used ? "; " : "", n->name, cpus, chips, gpus,
+                           (unsigned long long)(n->memory_bytes >> 20));
         used += len > 0 ? (size_t)len : 0;
     }
 }
@@ -222,13 +280,21 @@ int place_feasible(const struct coord *c, const struct job *j, struct accel_erro
         return 0;
     struct need need = need_on(j, c->nodes);
     bool gpu = need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+    bool tpu = need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
     say_what_exists(c, exists, sizeof(exists));
+    if (tpu && need.devices % need.procs)
+        return error_set(err, ACCEL_EINVAL,
+                         "%u TPU chips cannot be split evenly over %u processes\nwhy: a chip "
+                         "belongs to one process\ntry: another --procs, or --tpus",
+                         need.devices, need.procs);
     return error_set(
         err, ACCEL_EINVAL,
         "no node can run this job: it asks for %u %s%s%s on one node\nwhy: %s\ntry: %s",
-        need.devices, gpu ? "GPU" : "CPU slot", need.devices == 1 ? "" : "s",
+        need.devices, kind_name(need.kind), need.devices == 1 ? "" : "s",
         j->memory_bytes ? " and memory" : "", exists,
-        gpu ? "fewer --gpus, or --devices cpu" : "fewer --procs, or less --mem");
+        gpu   ? "fewer --gpus, or --devices cpu"
+        : tpu ? "fewer --tpus, or --devices cpu"
+              : "fewer --procs, or less --mem");
 }
 
 /* --- why jobs wait --- */
@@ -297,6 +363,5 @@ const char *place_why(struct place_why *w, const struct job *j)
     if (w->head && w->head != j)
         return w->behind;
     struct need need = need_on(j, w->c->nodes);
-    return arena_printf(w->arena, "waits for %u free %s", need.devices,
-                        need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU ? "GPUs" : "CPU slots");
+    return arena_printf(w->arena, "waits for %u free %ss", need.devices, kind_name(need.kind));
 }

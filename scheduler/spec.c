@@ -55,13 +55,19 @@ static int check_numbers(const Accel__V1__JobSpec *s, struct accel_error *err)
     if (gpus && s->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU)
         return error_set(err, ACCEL_EINVAL,
                          "GPUs asked for a job on CPUs\ntry: --devices gpu, or no --gpus");
+    if (s->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU && gpus &&
+        ((gpus & (gpus - 1)) || gpus % MAX(procs, 1u)))
+        return error_set(err, ACCEL_EINVAL,
+                         "%u TPU chips for %u processes on one node\nwhy: chips are wired as a "
+                         "grid of 1, 2, 4 or 8, split evenly\ntry: another --tpus or --procs",
+                         gpus, MAX(procs, 1u));
     if (gpus && procs && gpus % procs && procs % gpus)
         return error_set(err, ACCEL_EINVAL, "%u GPUs cannot be split evenly over %u processes",
                          gpus, procs);
     if (s->max_restarts > LIMIT_RESTARTS)
         return error_set(err, ACCEL_EINVAL, "%u restarts\nwhy: the limit is %u", s->max_restarts,
                          LIMIT_RESTARTS);
-    if ((uint32_t)s->device_kind > ACCEL__V1__DEVICE_KIND__DEVICE_GPU)
+    if ((uint32_t)s->device_kind > ACCEL__V1__DEVICE_KIND__DEVICE_TPU)
         return error_set(err, ACCEL_EINVAL, "unknown device kind %d", (int)s->device_kind);
     if (s->memory_bytes > INT64_MAX)
         return error_set(err, ACCEL_EINVAL, "%llu bytes of memory",
@@ -217,7 +223,7 @@ static void keep_texts(struct job *j, const char *name, const char *command,
 void spec_load(struct job *j, const char *name, const char *command, const Accel__V1__JobSpec *spec)
 {
     j->device_kind = (uint8_t)spec->device_kind;
-    if (spec->gpus_per_node)
+    if (spec->gpus_per_node && j->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_AUTO)
         j->device_kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
     j->nodes = 1;
     j->procs_per_node = (uint16_t)MIN(spec->procs_per_node, LIMIT_PROCS_PER_NODE);
