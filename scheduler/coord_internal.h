@@ -54,9 +54,13 @@ struct environment { /* shared by jobs; see record_environment */
     UT_hash_handle hh_content, hh_id;
 };
 
-struct user { /* interned user name */
-    uint32_t uid;
+/* Whose jobs, by name: the same person may come from several machines, and has another uid on
+ * each. */
+struct user {
+    uint32_t uid; /* on the coordinator's host; UINT32_MAX: he has none there */
     char name[LIMIT_NAME_BYTES + 1];
+    uint8_t role;       /* Accel__V1__UserRole; NONE: he has no row, and the rights of a user */
+    int64_t created_ms; /* of the row */
     UT_hash_handle hh;
 };
 
@@ -314,6 +318,8 @@ struct attempt *attempt_new(struct job *j, uint32_t number, uint32_t world_size,
 void attempt_free(struct coord *c, struct attempt *a);
 struct attempt *attempt_find(const struct job *j,
                              uint32_t number); /* 0: the last; NULL if there is none */
+struct user *user_find(const struct coord *c, const char *name);
+/* uid UINT32_MAX: not known, the one that he may have stays. */
 struct user *user_intern(struct coord *c, uint32_t uid, const char *name);
 struct environment *environment_intern(struct coord *c, const void *data, size_t len);
 struct environment *environment_load(struct coord *c, uint64_t id, const void *data, size_t len);
@@ -410,6 +416,9 @@ void node_resume_parked(struct coord *c, struct node *n);
 void request_load(struct coord *c, const struct record_request *r);
 void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply,
                       size_t len);
+bool job_is_of(const struct job *j, const struct rpc_identity *who);
+/* His own, or he is an operator. */
+bool job_may_control(const struct job *j, const struct rpc_identity *who);
 /* The job, if the caller may see or control it; else the call is failed and NULL returned. */
 struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job_id);
 

@@ -105,9 +105,14 @@ static bool request_answered(struct coord *c, const struct coord_event *ev, Prot
 
 /* --- rights --- */
 
-static bool may_control(const struct coord_event *ev, const struct job *j)
+bool job_is_of(const struct job *j, const struct rpc_identity *who)
 {
-    return ev->who->role >= RPC_ROLE_OPERATOR || ev->who->uid == j->user->uid;
+    return who->role != RPC_ROLE_NODE && !strcmp(j->user->name, who->user);
+}
+
+bool job_may_control(const struct job *j, const struct rpc_identity *who)
+{
+    return who->role >= RPC_ROLE_OPERATOR || job_is_of(j, who);
 }
 
 struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job_id)
@@ -128,7 +133,7 @@ struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job
                      (unsigned long long)c->jobs[c->job_count - 1]->id);
         return NULL;
     }
-    if (!may_control(ev, j)) {
+    if (!job_may_control(j, ev->who)) {
         out_fail(c, ev->call, ACCEL_EPERM, "job %llu belongs to %s", (unsigned long long)job_id,
                  j->user->name);
         return NULL;
@@ -149,7 +154,7 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     if (request_answered(c, ev, rq->request_id, "Submit"))
         return;
     j = idset_find(&c->by_request, rq->request_id.data);
-    if (j && !may_control(ev, j)) {
+    if (j && !job_may_control(j, ev->who)) {
         out_fail(c, ev->call, ACCEL_EEXIST, "the request id was used by another user");
         return;
     }
@@ -203,7 +208,7 @@ static bool list_wants(const Accel__V1__ListRequest *rq, const struct coord_even
 {
     bool by_state = rq->n_states == 0;
 
-    if (!rq->all_users && j->user->uid != ev->who->uid)
+    if (!rq->all_users && !job_is_of(j, ev->who))
         return false;
     for (size_t i = 0; i < rq->n_states; i++)
         by_state |= rq->states[i] == job_state_to_proto(j->state);
@@ -223,6 +228,17 @@ static bool count_allowed(struct coord *c, const struct coord_event *ev, size_t 
     return false;
 }
 
+/* Of other people's jobs a list shows that they are there, not what they run. */
+static Accel__V1__Job *view_listed(struct coord *c, const struct coord_event *ev,
+                                   const struct job *j, struct place_why *why)
+{
+    Accel__V1__Job *v = view_job_brief(c, j, why);
+
+    if (!job_may_control(j, ev->who))
+        v->command.len = 0;
+    return v;
+}
+
 static void list_named(struct coord *c, const struct coord_event *ev,
                        const Accel__V1__ListRequest *rq)
 {
@@ -234,8 +250,8 @@ static void list_named(struct coord *c, const struct coord_event *ev,
     reply.jobs = ARENA_ARRAY(&c->out->arena, Accel__V1__Job *, rq->n_ids);
     for (size_t i = 0; i < rq->n_ids; i++) {
         const struct job *j = job_find(c, rq->ids[i]);
-        if (j && (rq->all_users || j->user->uid == ev->who->uid))
-            reply.jobs[reply.n_jobs++] = view_job_brief(c, j, &why);
+        if (j && (rq->all_users || job_is_of(j, ev->who)))
+            reply.jobs[reply.n_jobs++] = view_listed(c, ev, j, &why);
     }
     out_end(c, ev->call, &reply.base);
 }
@@ -264,7 +280,7 @@ void call_list(struct coord *c, const struct coord_event *ev)
             reply.more = true;
             break;
         }
-        reply.jobs[reply.n_jobs++] = view_job_brief(c, c->jobs[i], &why);
+        reply.jobs[reply.n_jobs++] = view_listed(c, ev, c->jobs[i], &why);
     }
     out_end(c, ev->call, &reply.base);
 }
@@ -363,7 +379,7 @@ static void cancel_one(struct coord *c, const struct coord_event *ev, uint64_t i
     one->job_id = id;
     if (!j)
         one->error = arena_printf(a, "no job %llu", (unsigned long long)id);
-    else if (!may_control(ev, j))
+    else if (!job_may_control(j, ev->who))
         one->error =
             arena_printf(a, "job %llu belongs to %s", (unsigned long long)id, j->user->name);
     else if (!job_is_live(j))
@@ -375,7 +391,7 @@ static void cancel_one(struct coord *c, const struct coord_event *ev, uint64_t i
 static bool cancel_wants(const struct coord_event *ev, const Accel__V1__CancelRequest *rq,
                          const struct job *j)
 {
-    if (!job_is_live(j) || j->user->uid != ev->who->uid)
+    if (!job_is_live(j) || !job_is_of(j, ev->who))
         return false;
     return !rq->only_pending || j->state == JOB_PENDING;
 }

@@ -224,7 +224,7 @@ static bool may_see_event(struct coord *c, const struct rpc_identity *who,
 {
     const struct job *j = e->job_id ? job_find(c, e->job_id) : NULL;
 
-    return !j || who->role >= RPC_ROLE_OPERATOR || j->user->uid == who->uid;
+    return !j || job_may_control(j, who);
 }
 
 void call_events(struct coord *c, const struct coord_event *ev)

@@ -226,17 +226,28 @@ struct attempt *attempt_find(const struct job *j, uint32_t number)
 
 /* --- users --- */
 
-struct user *user_intern(struct coord *c, uint32_t uid, const char *name)
+struct user *user_find(const struct coord *c, const char *name)
 {
     struct user *u = NULL;
 
-    HASH_FIND(hh, c->users, &uid, sizeof(uid), u);
-    if (u)
-        return u;
-    u = xcalloc(1, sizeof(*u));
-    u->uid = uid;
-    str_copy(u->name, sizeof(u->name), name);
-    HASH_ADD(hh, c->users, uid, sizeof(u->uid), u);
+    HASH_FIND_STR(c->users, name, u);
+    return u;
+}
+
+struct user *user_intern(struct coord *c, uint32_t uid, const char *name)
+{
+    char cut[LIMIT_NAME_BYTES + 1];
+
+    str_copy(cut, sizeof(cut), name);
+    struct user *u = user_find(c, cut);
+    if (!u) {
+        u = xcalloc(1, sizeof(*u));
+        u->uid = UINT32_MAX;
+        str_copy(u->name, sizeof(u->name), cut);
+        HASH_ADD_STR(c->users, name, u);
+    }
+    if (uid != UINT32_MAX)
+        u->uid = uid;
     return u;
 }
 
