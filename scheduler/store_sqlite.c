@@ -281,10 +281,12 @@ static int connection_set_up(struct store_sqlite *s, const char *path)
     if (sqlite3_db_readonly(s->db, "main") == 1) { /* SQLite falls back to reading */
         return SQLITE_READONLY;
     }
-    /* EXCLUSIVE before the first read: then the index of the WAL is in memory, with no -shm. */
+    /* EXCLUSIVE before the first read: then the index of the WAL is in memory, with no -shm. Rows
+     * are read once, at the start; what is written lies together at the end of each table, so half
+     * a megabyte of pages is plenty. */
     r = sqlite3_exec(s->db,
                      "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL;"
-                     "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;"
+                     "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -512;"
                      "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
                      NULL, NULL, NULL);
     if (r != SQLITE_OK) {

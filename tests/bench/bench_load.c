@@ -21,6 +21,7 @@
 
 #include "accel/v1/event.pb-c.h"
 #include "accel/v1/job.pb-c.h"
+#include "common/clock.h"
 #include "common/path.h"
 #include "common/rpc_local.h"
 #include "common/str.h"
@@ -106,6 +107,9 @@ static void submit_one(uint64_t *begun_ns)
     Accel__V1__SubmitRequest m = ACCEL__V1__SUBMIT_REQUEST__INIT;
     uint8_t id[16];
     CHECK(getrandom(id, sizeof(id), 0) == sizeof(id));
+    uint64_t ms = (uint64_t)clock_wall_ms(); /* the time first, as accelctl makes them */
+    for (int i = 5; i >= 0; i--, ms >>= 8)
+        id[i] = (uint8_t)ms;
     m.request_id = (ProtobufCBinaryData){sizeof(id), id};
     m.spec = &load.spec;
     load.begun++;
