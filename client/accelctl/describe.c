@@ -98,10 +98,12 @@ static void add_job(struct page *p, const Accel__V1__Job *job)
     str_addf(&p->text, "%-13s %u node%s, %u process%s, %s", "  size", job->nodes,
              job->nodes == 1 ? "" : "s", job->procs, job->procs == 1 ? "" : "es",
              job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU   ? "gpu"
+             : job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU ? "tpu"
              : job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU ? "cpu"
                                                                       : "any device");
     if (job->gpus_per_node > 0)
-        str_addf(&p->text, ", %u GPUs a node", job->gpus_per_node);
+        str_addf(&p->text, ", %u %s a node", job->gpus_per_node,
+                 job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU ? "chips" : "GPUs");
     str_addf(&p->text, "\n%-13s %u of %u\n", "  restarts", job->restarts, job->max_restarts);
     if (job->time_limit_ms > 0) {
         str_addf(&p->text, "%-13s ", "  time limit");

@@ -27,6 +27,7 @@ static const struct table_column columns[] = {
     {.name = "STATE"},
     {.name = "CPU FREE", .is_right = true},
     {.name = "GPU FREE", .is_right = true},
+    {.name = "TPU FREE", .is_right = true},
     {.name = "MEMORY", .is_right = true},
     {.name = "SINCE", .is_right = true},
     {.name = "ADDRESS", .is_wide = true},
@@ -45,14 +46,14 @@ static const Accel__V1__DeviceUse *find_use(const Accel__V1__Node *node, const c
     return NULL;
 }
 
-static void add_count_cell(struct table *t, const Accel__V1__Node *node, bool is_gpu)
+static void add_count_cell(struct table *t, const Accel__V1__Node *node, Accel__V1__DeviceKind kind)
 {
     size_t total = 0, free_count = 0;
 
     for (size_t i = 0; i < node->n_devices; i++) {
         const Accel__V1__Device *d = node->devices[i];
 
-        if ((d->kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU) != is_gpu)
+        if (d->kind != kind)
             continue;
         total++;
         if (d->fault[0] == '\0' && !find_use(node, d->id))
@@ -93,8 +94,9 @@ static void add_row(struct listing *l, const Accel__V1__Node *node)
     str_init(&text);
     table_cell(t, node->name, TABLE_PLAIN);
     table_cell(t, node->state, state_color(node->state));
-    add_count_cell(t, node, false);
-    add_count_cell(t, node, true);
+    add_count_cell(t, node, ACCEL__V1__DEVICE_KIND__DEVICE_CPU);
+    add_count_cell(t, node, ACCEL__V1__DEVICE_KIND__DEVICE_GPU);
+    add_count_cell(t, node, ACCEL__V1__DEVICE_KIND__DEVICE_TPU);
     str_add_bytes(&text, node->memory_bytes);
     table_cell(t, text.data, TABLE_PLAIN);
     str_clear(&text);

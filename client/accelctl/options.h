@@ -49,6 +49,8 @@ enum opt_id {
     OPT_GPUS,
     OPT_CPU,
     OPT_MULTI_GPU,
+    OPT_TPUS,
+    OPT_TPU,
     OPT_MIXED_PRECISION,
     OPT_LAUNCHER,
     OPT_SLURM_ENV,

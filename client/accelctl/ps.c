@@ -97,8 +97,13 @@ static void add_row(struct listing *l, const Accel__V1__Job *job)
         table_cell(t, "", TABLE_PLAIN);
     if (job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU)
         table_cellf(t, "%ux%u gpu", job->nodes, job->gpus_per_node);
+    else if (job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU && job->gpus_per_node > 0)
+        table_cellf(t, "%ux%u tpu", job->nodes, job->gpus_per_node);
     else
-        table_cell(t, job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU ? "cpu" : "auto",
+        table_cell(t,
+                   job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU   ? "cpu"
+                   : job->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU ? "tpu"
+                                                                            : "auto",
                    TABLE_PLAIN);
     if (job->n_where > 1)
         table_cellf(t, "%s+%zu", job->where[0], job->n_where - 1);

@@ -515,28 +515,40 @@ static int build_torchrun(struct builder *b)
     return 0;
 }
 
+/* Every option that names a kind has to name the same one. */
 static int build_devices(struct builder *b)
 {
-    static const Accel__V1__DeviceKind kinds[] = {ACCEL__V1__DEVICE_KIND__DEVICE_AUTO,
-                                                  ACCEL__V1__DEVICE_KIND__DEVICE_CPU,
-                                                  ACCEL__V1__DEVICE_KIND__DEVICE_GPU};
+    static const struct {
+        enum opt_id id;
+        Accel__V1__DeviceKind kind;
+        const char *name;
+    } words[] = {
+        {OPT_GPUS, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, "gpus"},
+        {OPT_MULTI_GPU, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, "multi_gpu"},
+        {OPT_TPUS, ACCEL__V1__DEVICE_KIND__DEVICE_TPU, "tpus"},
+        {OPT_TPU, ACCEL__V1__DEVICE_KIND__DEVICE_TPU, "tpu"},
+        {OPT_CPU, ACCEL__V1__DEVICE_KIND__DEVICE_CPU, "cpu"},
+    };
+    static const char *const names[] = {"auto", "CPU", "GPU",
+                                        "TPU"}; /* as --devices and the enum */
     const struct options *o = b->o;
-    Accel__V1__DeviceKind kind = kinds[o->v[OPT_DEVICES].number];
-    bool wants_gpu = option_given(o, OPT_GPUS) || option_given(o, OPT_MULTI_GPU);
+    uint32_t kind = (uint32_t)o->v[OPT_DEVICES].number;
 
-    if (wants_gpu && (option_given(o, OPT_CPU) || kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU)) {
-        error_set(b->err, ACCEL_EINVAL,
-                  "--%s and CPU devices do not go together\nwhy: a job has one kind of device\n"
-                  "try: leave one of them out",
-                  option_given(o, OPT_GPUS) ? "gpus" : "multi_gpu");
-        return fail_with(b, EXIT_CODE_USAGE);
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        if (!option_given(o, words[i].id))
+            continue;
+        if (kind != ACCEL__V1__DEVICE_KIND__DEVICE_AUTO && kind != words[i].kind) {
+            error_set(b->err, ACCEL_EINVAL,
+                      "--%s and %s devices do not go together\nwhy: a job has one kind of device\n"
+                      "try: leave one of them out",
+                      words[i].name, names[kind]);
+            return fail_with(b, EXIT_CODE_USAGE);
+        }
+        kind = words[i].kind;
     }
-    if (wants_gpu)
-        kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
-    else if (option_given(o, OPT_CPU))
-        kind = ACCEL__V1__DEVICE_KIND__DEVICE_CPU;
-    b->spec->device_kind = kind;
-    b->spec->gpus_per_node = (uint32_t)o->v[OPT_GPUS].number;
+    b->spec->device_kind = (Accel__V1__DeviceKind)kind;
+    b->spec->gpus_per_node =
+        (uint32_t)(o->v[OPT_GPUS].number ? o->v[OPT_GPUS].number : o->v[OPT_TPUS].number);
     return 0;
 }
 

@@ -60,6 +60,7 @@ const char *view_cause(Accel__V1__Cause cause)
     case ACCEL__V1__CAUSE__CAUSE_SHIM_LOST: return "shim_lost";
     case ACCEL__V1__CAUSE__CAUSE_NODE_LOST: return "node_lost";
     case ACCEL__V1__CAUSE__CAUSE_FENCED: return "fenced";
+    case ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT: return "device_fault";
     default: return NULL;
     }
 }
@@ -191,6 +192,7 @@ static json_t *view_attempt(const Accel__V1__Attempt *a)
 static const char *device_kind(Accel__V1__DeviceKind kind)
 {
     return kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU   ? "gpu"
+           : kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU ? "tpu"
            : kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU ? "cpu"
                                                         : "auto";
 }

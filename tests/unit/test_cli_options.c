@@ -143,7 +143,7 @@ static void test_refused(void **state)
         {"launch --procs", "needs a value"},
         {"launch --procs= x", "it is empty"},
         {"launch --label=yes x", "takes no value"},
-        {"launch --devices tpu x", "one of auto|cpu|gpu"},
+        {"launch --devices npu x", "one of auto|cpu|gpu|tpu"},
         {"launch --mixed_precision fp64 x", "one of no|fp16|bf16|fp8"},
         {"launch --time soon x", "it is a time"},
         {"launch --time 0 x", "it is a time"},

@@ -325,6 +325,19 @@ static void test_sizes_and_devices(void **state)
     BUILD(&b, "launch", "--gpus", "4", "--cpu", "tool");
     assert_int_equal(b.code, 2);
     done(&b);
+    BUILD(&b, "launch", "--tpus", "4", "tool");
+    assert_int_equal(b.spec.device_kind, ACCEL__V1__DEVICE_KIND__DEVICE_TPU);
+    assert_int_equal(b.spec.gpus_per_node, 4);
+    done(&b);
+    BUILD(&b, "launch", "--tpu", "tool");
+    assert_int_equal(b.spec.device_kind, ACCEL__V1__DEVICE_KIND__DEVICE_TPU);
+    done(&b);
+    BUILD(&b, "launch", "--devices", "tpu", "--gpus", "1", "tool");
+    assert_int_equal(b.code, 2);
+    done(&b);
+    BUILD(&b, "launch", "--tpus", "4", "--gpus", "4", "tool");
+    assert_int_equal(b.code, 2);
+    done(&b);
     BUILD(&b, "launch", "--time", "4:00:00", "--mem", "2G", "--max-restarts", "3", "--grace", "5",
           "tool");
     assert_int_equal(b.spec.time_limit_ms, 4 * 3600000);
