@@ -27,6 +27,7 @@ static const char *const cause_names[] = {
     [ACCEL__V1__CAUSE__CAUSE_SHIM_LOST] = "shim_lost",
     [ACCEL__V1__CAUSE__CAUSE_NODE_LOST] = "node_lost",
     [ACCEL__V1__CAUSE__CAUSE_FENCED] = "fenced",
+    [ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT] = "device_fault",
 };
 
 const char *agent_cause_name(uint32_t cause)

@@ -44,6 +44,10 @@ int device_list_all(struct device_source *const *sources, size_t count, struct a
             memcpy(joined, all, len * sizeof(*all));
         if (some_len)
             memcpy(joined + len, some, some_len * sizeof(*some));
+        for (size_t k = 0; k < some_len; k++) { /* links name peers by their place in the list */
+            for (size_t j = 0; j < some[k]->n_links; j++)
+                some[k]->links[j]->index += (uint32_t)len;
+        }
         all = joined;
         len += some_len;
     }

@@ -2,7 +2,8 @@
 /*
  * device.h - where the node's devices come from. device_cpu: CPU slots (online CPUs, at least 16,
  * or as told); device_fake: a scripted file, for tests; device_tpu and device_amd: what the kernel
- * shows of such chips. list() is cheap and repeatable; on_change tells when the answer changed.
+ * shows of such chips; device_nvml: NVIDIA GPUs by the driver's library. list() is cheap and
+ * repeatable; on_change tells when the answer changed.
  * Loop's thread; list() may read a file.
  */
 #ifndef ACCEL_AGENTD_DEVICE_H
@@ -25,6 +26,20 @@ struct device_source_ops {
     int (*list)(struct device_source *s, struct arena *a, Accel__V1__Device ***ret_devices,
                 size_t *ret_count, struct accel_error *err);
     void (*destroy)(struct device_source *s); /* open handles close on the loop's next turn */
+    /* The rest is NULL where there is nothing to tell or to prove; ids of other sources' devices
+     * are passed over. note: what is wrong with the source as a whole, "" if nothing; valid until
+     * the loop's next turn. */
+    const char *(*note)(struct device_source *s);
+    /* An attempt is about to get these: looks at them (blocks for at most 1 s) and remembers how
+     * they are. ACCEL_EBUSY: one is faulty or somebody else's, err says why; nothing was taken.
+     * is_adopted: the attempt runs already; then it does not fail. */
+    int (*take)(struct device_source *s, const char *const *ids, size_t count, bool is_adopted,
+                struct accel_error *err);
+    /* The attempt is over. True: on_free comes once, from the loop, never from inside the call,
+     * when they are proven to be as before take, or after 30 s, and then what is not so has a fault
+     * (on_change comes first). False: nothing to prove. on_free NULL: nothing ran, all is well. */
+    bool (*release)(struct device_source *s, const char *const *ids, size_t count,
+                    void (*on_free)(void *ctx), void *ctx);
 };
 struct device_source {
     const struct device_source_ops *ops;
@@ -35,6 +50,18 @@ struct device_source *device_cpu_create(uint32_t slots);
  * without any lists none. device_sysfs.h says how tests move the roots. */
 struct device_source *device_tpu_create(void);
 struct device_source *device_amd_create(void);
+/* NVIDIA GPUs ("gpu:GPU-..."), MIG instances as devices of their own ("gpu:MIG-..."), by
+ * libnvidia-ml.so.1, on threads of its own. Without the library or the driver there are none, which
+ * is no error. Waits for the first look, at most answer_ms. on_change may be NULL. */
+struct device_nvml_config {
+    uv_loop_t *loop;
+    const char *library; /* NULL: $ACCEL_NVML_LIBRARY, else by the dynamic linker's rules */
+    /* 0: the usual. A call that takes longer hangs (10 s); between two looks that nobody asked for
+     * (5 s); until a GPU that is not free is called held (30 s) */
+    int64_t answer_ms, sample_ms, proof_ms;
+};
+int device_nvml_create(const struct device_nvml_config *config, void (*on_change)(void *),
+                       void *ctx, struct device_source **ret_source, struct accel_error *err);
 /* A text file: one device a line, "KIND ID [model=M] [memory=BYTES] [visible=V] [fault=TEXT...]"
  * with KIND cpu or gpu, '#' comments. Errors carry line and column. on_change is called from the
  * loop when the file was replaced or written (inotify); it may be NULL. */

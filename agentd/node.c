@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <unistd.h>
 
 #include "common/limits.h"
@@ -15,8 +16,16 @@
 
 #define SOURCES_MAX 16u /* of one node */
 
+struct release { /* of devices that are not proven free yet */
+    LIST_ENTRY(release) link;
+    void (*on_free)(void *ctx);
+    void *ctx;
+    unsigned pending; /* sources that prove */
+};
+
 struct node {
     struct node_config config;
+    LIST_HEAD(, release) releases;
     void (*on_change)(void *ctx);
     void *ctx;
     struct device_source *sources[SOURCES_MAX];
@@ -36,7 +45,7 @@ static int add_source(struct node *n, const char *text, struct accel_error *err)
 /* Every kind that a machine may have: those that it has not list nothing. */
 static int add_auto(struct node *n, struct accel_error *err)
 {
-    static const char *const kinds[] = {"cpu", "amd", "tpu"};
+    static const char *const kinds[] = {"cpu", "nvml", "amd", "tpu"};
     int r = 0;
     for (size_t i = 0; r == 0 && i < ARRAY_LEN(kinds); i++)
         r = add_source(n, kinds[i], err);
@@ -59,18 +68,37 @@ static int add_source(struct node *n, const char *text, struct accel_error *err)
     } else if (strncmp(text, "cpu:", 4) == 0 &&
                parse_u64(text + 4, 1, DEVICE_COUNT_MAX, &slots) == 0) {
         *slot = device_cpu_create((uint32_t)slots);
+    } else if (strcmp(text, "nvml") == 0) {
+        struct device_nvml_config nvml = {.loop = n->config.loop};
+        r = device_nvml_create(&nvml, on_source_change, n, slot, err);
     } else if (strcmp(text, "tpu") == 0) {
         *slot = device_tpu_create();
     } else if (strcmp(text, "amd") == 0) {
         *slot = device_amd_create();
     } else {
         return error_set(err, ACCEL_EINVAL,
-                         "--devices %s: none of auto, cpu, cpu:N (1 to %u), tpu, amd, fake:FILE",
+                         "--devices %s: none of auto, cpu, cpu:N (1 to %u), nvml, amd, tpu, "
+                         "fake:FILE",
                          text, DEVICE_COUNT_MAX);
     }
     if (r == 0)
         n->source_count++;
     return r;
+}
+
+/* What is wrong with a source as a whole stands where people look for what a node can do. */
+static void add_notes(const struct node *n, Accel__V1__Node *d, struct arena *a)
+{
+    char **limits = ARENA_ARRAY(a, char *, d->n_limits + n->source_count + 1);
+    for (size_t i = 0; i < d->n_limits; i++)
+        limits[i] = d->limits[i];
+    for (size_t i = 0; i < n->source_count; i++) {
+        struct device_source *s = n->sources[i];
+        const char *note = s->ops->note ? s->ops->note(s) : "";
+        if (note[0])
+            limits[d->n_limits++] = arena_printf(a, "GPUs: %s", note);
+    }
+    d->limits = limits;
 }
 
 int node_refresh(struct node *n, struct accel_error *err)
@@ -96,10 +124,63 @@ int node_refresh(struct node *n, struct accel_error *err)
     d->memory_bytes = uv_get_total_memory();
     d->devices = devices;
     d->n_devices = count;
+    add_notes(n, d, &arena);
     arena_done(&n->arena);
     n->arena = arena;
     n->description = d;
     return 0;
+}
+
+/* ---- given out and taken back ---- */
+
+int node_take_devices(struct node *n, const char *const *ids, size_t count, bool is_adopted,
+                      struct accel_error *err)
+{
+    int r = 0;
+    size_t i;
+    for (i = 0; r == 0 && i < n->source_count; i++) {
+        struct device_source *s = n->sources[i];
+        r = s->ops->take ? s->ops->take(s, ids, count, is_adopted, err) : 0;
+    }
+    for (i = r < 0 ? i - 1 : 0; i > 0; i--) { /* all or none */
+        struct device_source *s = n->sources[i - 1];
+        if (s->ops->release)
+            (void)s->ops->release(s, ids, count, NULL, NULL);
+    }
+    return r;
+}
+
+static void on_source_free(void *ctx)
+{
+    struct release *release = ctx;
+    CHECK(release->pending > 0);
+    if (--release->pending > 0)
+        return;
+    void (*on_free)(void *) = release->on_free;
+    void *free_ctx = release->ctx;
+    LIST_REMOVE(release, link);
+    free(release);
+    on_free(free_ctx);
+}
+
+bool node_release_devices(struct node *n, const char *const *ids, size_t count,
+                          void (*on_free)(void *ctx), void *ctx)
+{
+    struct release *release = on_free ? xcalloc(1, sizeof(*release)) : NULL;
+    if (release)
+        *release = (struct release){.on_free = on_free, .ctx = ctx};
+    for (size_t i = 0; i < n->source_count; i++) {
+        struct device_source *s = n->sources[i];
+        if (s->ops->release &&
+            s->ops->release(s, ids, count, release ? on_source_free : NULL, release) && release)
+            release->pending++;
+    }
+    if (!release || release->pending == 0) {
+        free(release);
+        return false;
+    }
+    LIST_INSERT_HEAD(&n->releases, release, link);
+    return true;
 }
 
 const Accel__V1__Node *node_description(const struct node *n)
@@ -134,6 +215,10 @@ void node_destroy(struct node *n)
         return;
     for (size_t i = 0; i < n->source_count; i++)
         n->sources[i]->ops->destroy(n->sources[i]);
+    for (struct release *release; (release = LIST_FIRST(&n->releases));) {
+        LIST_REMOVE(release, link);
+        free(release);
+    }
     arena_done(&n->arena);
     free(n);
 }

@@ -11,7 +11,7 @@ struct node;
 struct node_config { /* borrowed until node_destroy */
     uv_loop_t *loop;
     const char *name, *address, *isolation;
-    const char *const *devices; /* "auto", "cpu[:N]", "tpu", "amd" or "fake:FILE" */
+    const char *const *devices; /* "auto", "cpu[:N]", "nvml", "amd", "tpu" or "fake:FILE" */
     size_t device_count;
     uint64_t incarnation;
 };
@@ -23,6 +23,14 @@ int node_create(const struct node_config *config, void (*on_change)(void *), voi
 int node_refresh(struct node *n, struct accel_error *err);
 /* Valid until the next node_refresh that succeeds. */
 const Accel__V1__Node *node_description(const struct node *n);
+/* An attempt is about to get these devices, or (is_adopted) runs with them already: see
+ * device_source_ops.take. ACCEL_EBUSY: err says which and why; nothing was taken. */
+int node_take_devices(struct node *n, const char *const *ids, size_t count, bool is_adopted,
+                      struct accel_error *err);
+/* It is over: see device_source_ops.release. True: on_free comes later, from the loop, once, unless
+ * the node is destroyed before. */
+bool node_release_devices(struct node *n, const char *const *ids, size_t count,
+                          void (*on_free)(void *ctx), void *ctx);
 void node_destroy(struct node *n); /* handles close on the loop's next turn */
 /* /etc/machine-id, "" if there is none; size >= 40. */
 void node_machine_id(char *buf, size_t size);
