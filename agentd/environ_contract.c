@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "agentd/agent.h"
+#include "agentd/pmi.h"
 
 /* ---- torch, torchelastic, Accelerate ---- */
 
@@ -116,6 +117,7 @@ void environ_set_mpi(struct env_list *e, const Accel__V1__Start *s)
     if (s->spec->launcher != ACCEL__V1__LAUNCHER__LAUNCHER_MPI)
         return;
     env_set(e, "PMI_SIZE", "%" PRIu32, s->world_size);
+    env_set(e, "PMI_FD", "%d", PMI_RANK_FD);
     env_set(e, "OMPI_COMM_WORLD_SIZE", "%" PRIu32, s->world_size);
     env_set(e, "OMPI_COMM_WORLD_LOCAL_SIZE", "%" PRIu32, s->local_size);
     env_set(e, "OMPI_UNIVERSE_SIZE", "%" PRIu32, s->world_size);

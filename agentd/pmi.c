@@ -36,11 +36,11 @@ struct pmi {
     struct pmi_rank *ranks;
     uint32_t waiting; /* ranks in the barrier */
     struct pair *pairs;
-    size_t bytes;     /* of keys and values in pairs */
-    struct str fresh; /* "key=value\n" put here since the last exchange began */
-    struct str given; /* the same of the exchange that is on its way */
-    uint32_t number;  /* of that exchange; 0: none */
-    uint32_t done;    /* exchanges that are over */
+    size_t bytes;        /* of keys and values in pairs */
+    struct str fresh;    /* "key=value\n" put here since the last exchange began */
+    struct str given[2]; /* the same of the exchange on its way and the one before, by number */
+    uint32_t number;     /* of that exchange; 0: none */
+    uint32_t done;       /* exchanges that are over */
 };
 
 /* ---- the key-value space ---- */
@@ -103,7 +103,8 @@ struct pmi *pmi_create(const struct pmi_config *config)
         str_init(&p->ranks[i].out);
     }
     str_init(&p->fresh);
-    str_init(&p->given);
+    str_init(&p->given[0]);
+    str_init(&p->given[1]);
     /* Which ranks share memory: blocks of equal size, as ours always are. */
     snprintf(mapping, sizeof(mapping), "(vector,(0,%" PRIu32 ",%" PRIu32 "))", p->node_count,
              p->local_size);
@@ -127,7 +128,8 @@ void pmi_destroy(struct pmi *p)
         str_done(&p->ranks[i].out);
     }
     str_done(&p->fresh);
-    str_done(&p->given);
+    str_done(&p->given[0]);
+    str_done(&p->given[1]);
     free(p->ranks);
     free(p);
 }
@@ -183,16 +185,24 @@ static void on_barrier(struct pmi *p, struct pmi_rank *k)
         return;
     }
     p->number = p->done + 1;
-    str_clear(&p->given);
-    str_add(&p->given, p->fresh.data, p->fresh.len);
+    struct str *given = &p->given[p->number % 2];
+    str_clear(given);
+    str_add(given, p->fresh.data, p->fresh.len);
     str_clear(&p->fresh);
 }
 
-uint32_t pmi_fence(const struct pmi *p, const void **ret_data, size_t *ret_len)
+uint32_t pmi_fence(const struct pmi *p)
 {
-    *ret_data = p->given.data;
-    *ret_len = p->given.len;
     return p->number;
+}
+
+bool pmi_fence_given(const struct pmi *p, uint32_t number, const void **ret_data, size_t *ret_len)
+{
+    if (number == 0 || (number != p->number && number != p->done))
+        return false;
+    *ret_data = p->given[number % 2].data;
+    *ret_len = p->given[number % 2].len;
+    return true;
 }
 
 void pmi_fence_done(struct pmi *p, uint32_t number, const void *data, size_t len)
@@ -211,7 +221,6 @@ void pmi_fence_done(struct pmi *p, uint32_t number, const void *data, size_t len
     }
     p->done = number;
     p->number = 0;
-    str_clear(&p->given);
     release(p);
 }
 

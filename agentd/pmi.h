@@ -22,6 +22,7 @@
 #define PMI_VALUE_BYTES 1024u
 #define PMI_LINE_BYTES  2048u       /* one command; a rank that sends a longer line is cut off */
 #define PMI_KVS_BYTES   (16u << 20) /* keys and values known here; above, puts fail (rc=-1) */
+#define PMI_RANK_FD     3           /* the descriptor in a rank, and what PMI_FD says */
 
 struct pmi; /* opaque */
 
@@ -40,9 +41,12 @@ void pmi_closed(struct pmi *p, uint32_t i);
 /* What is to be written to the i-th rank; the caller drops what it has written. */
 struct str *pmi_output(struct pmi *p, uint32_t i);
 
-/* The exchange that this node waits for, also one that was given before: 0, or its number with the
- * data to give (borrowed until the next call that changes p). */
-uint32_t pmi_fence(const struct pmi *p, const void **ret_data, size_t *ret_len);
+/* The exchange that this node waits for: 0, or its number. */
+uint32_t pmi_fence(const struct pmi *p);
+/* What this node gave to an exchange: the one it waits for, or the one before, which others may
+ * still wait for when what the coordinator knew was lost. Borrowed until the next call that changes
+ * p; false for any other number. */
+bool pmi_fence_given(const struct pmi *p, uint32_t number, const void **ret_data, size_t *ret_len);
 /* What all nodes have given to that exchange: releases the barrier. Other numbers and bytes that
  * are none of ours are ignored. */
 void pmi_fence_done(struct pmi *p, uint32_t number, const void *data, size_t len);

@@ -225,6 +225,7 @@ static void shim_dispatch(struct shim *s, const struct epoll_event *ev)
     case SOURCE_TIMER: on_timer(s); break;
     case SOURCE_STDIN: wire_on_stdin(s, ev->events); break;
     case SOURCE_STREAM: output_on_readable(s, index); break;
+    case SOURCE_PMI: shim_pmi_on_ready(s, index, ev->events); break;
     case SOURCE_CGROUP: break; /* the next round looks */
     }
 }

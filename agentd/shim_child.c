@@ -10,6 +10,7 @@
  * is prepared before; the child allocates nothing and touches nothing but itself and its failure.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/close_range.h>
 #include <signal.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agentd/pmi.h"
 #include "agentd/shim_child.h"
 
 #define EXIT_FAILED 126 /* what the record says comes from the failure that was told */
@@ -141,6 +143,10 @@ static void child_run(void *arg)
         child_fail(c, CHILD_STDIO);
     }
     close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
+    if (p->pmi >= 0 &&
+        (p->pmi == PMI_RANK_FD ? fcntl(p->pmi, F_SETFD, 0) : dup2(p->pmi, PMI_RANK_FD)) < 0) {
+        child_fail(c, CHILD_STDIO);
+    }
     umask((mode_t)s->spec->umask & 0777);
     if (s->spec->cwd.len > 0 && chdir(text_of(&s->spec->cwd)) < 0) {
         child_fail(c, CHILD_CWD);

@@ -10,6 +10,7 @@
 
 struct child_pipes {
     int out, err, in; /* the rank's ends; in -1: /dev/null, which is our 0 */
+    int pmi;          /* -1: none */
 };
 
 enum child_step { CHILD_DONE, CHILD_STDIO, CHILD_CWD, CHILD_EXEC };

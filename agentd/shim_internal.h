@@ -34,6 +34,7 @@ enum shim_source {
     SOURCE_STDIN,
     SOURCE_STREAM, /* index: rank * 2 + stream */
     SOURCE_CGROUP,
+    SOURCE_PMI, /* index: rank */
 };
 
 /* Bytes that a file did not take. */
@@ -125,6 +126,8 @@ struct shim {
     bool stdin_eof;
     struct shim_input inputs[SHIM_INPUTS];
     size_t input_count;
+
+    struct shim_pmi *pmi; /* NULL: not asked for */
 };
 
 /* shim.c */
@@ -173,5 +176,15 @@ void wire_send_gone(struct shim *s, const Accel__V1__ExitRecord *record);
 void wire_output_changed(struct shim *s);
 void wire_flush(struct shim *s);
 bool wire_is_flushed(const struct shim *s);
+void wire_send_fence(struct shim *s, uint32_t number, const void *data, size_t len);
+
+/* shim_pmi.c. Without a PMI that was asked for, all do nothing. */
+void shim_pmi_init(struct shim *s); /* before the first rank is started */
+/* The rank's end of its connection, closed on exec: 0 (-1 in ret_theirs stays where there is no
+ * PMI), or -errno. */
+int shim_pmi_open(struct shim *s, size_t index, int *ret_theirs);
+void shim_pmi_on_ready(struct shim *s, size_t index, uint32_t events);
+void shim_pmi_fence_done(struct shim *s, const Accel__V1__ShimFence *fence);
+void shim_pmi_tell_again(struct shim *s); /* to a new acceld */
 
 #endif

@@ -150,6 +150,7 @@ static int start_rank(struct shim *s, size_t index, struct child_plan *plan)
     AUTO_CLOSE int out_end = -1;
     AUTO_CLOSE int err_end = -1;
     AUTO_CLOSE int in_end = -1;
+    AUTO_CLOSE int pmi_end = -1;
     bool in_cgroup = true;
     int r = make_pipe(&k->streams[0].fd, &out_end, true);
     if (r == 0) {
@@ -158,12 +159,15 @@ static int start_rank(struct shim *s, size_t index, struct child_plan *plan)
     if (r == 0 && s->spec->want_stdin && k->spec->rank == 0 && s->stdin_fd < 0) {
         r = make_pipe(&s->stdin_fd, &in_end, false);
     }
+    if (r == 0) {
+        r = shim_pmi_open(s, index, &pmi_end);
+    }
     if (r < 0) {
         set_error(s, k, -r, "cannot make pipes for the output of rank %u: %s", k->spec->rank,
                   strerror(-r));
         return r;
     }
-    const struct child_pipes theirs = {out_end, err_end, in_end};
+    const struct child_pipes theirs = {out_end, err_end, in_end, pmi_end};
     k->start_ms = clock_wall_ms();
     r = child_start(plan, k->spec, &theirs, s->pid_ep_fd >= 0 ? &k->pidfd : NULL, &in_cgroup,
                     &failure);
@@ -226,6 +230,7 @@ void ranks_start(struct shim *s)
             k->streams[j] = (struct shim_stream){.fd = -1, .file_fd = -1, .oldest = 1};
         }
     }
+    shim_pmi_init(s);
     if (open_copies(s)) {
         struct child_plan plan;
         int r = 0;

@@ -13,7 +13,8 @@
 
 #include "agentd/shim_internal.h"
 
-#define FRAME_BYTES (LIMIT_INPUT_CHUNK_BYTES + 4096u) /* the largest that acceld has for us */
+/* The largest that acceld has for us: an exchange. */
+#define FRAME_BYTES (LIMIT_FENCE_JOINED_BYTES + 4096u)
 
 /* ---- connections ---- */
 
@@ -230,6 +231,17 @@ static void send_input_done(struct shim *s, uint64_t id, bool closed)
     send_up(s, &up);
 }
 
+void wire_send_fence(struct shim *s, uint32_t number, const void *data, size_t len)
+{
+    Accel__V1__ShimUp up = ACCEL__V1__SHIM_UP__INIT;
+    Accel__V1__ShimFence fence = ACCEL__V1__SHIM_FENCE__INIT;
+    fence.number = number;
+    fence.data = (ProtobufCBinaryData){.len = len, .data = (uint8_t *)data};
+    up.body_case = ACCEL__V1__SHIM_UP__BODY_FENCE;
+    up.fence = &fence;
+    send_up(s, &up);
+}
+
 /* ---- stdin of rank 0 ---- */
 
 void wire_close_stdin(struct shim *s)
@@ -346,6 +358,7 @@ static void shim_obey_dispatch(struct shim *s, const Accel__V1__ShimDown *down)
         s->is_watched = true;
         wire_output_changed(s);
         break;
+    case ACCEL__V1__SHIM_DOWN__BODY_FENCE_DONE: shim_pmi_fence_done(s, down->fence_done); break;
     case ACCEL__V1__SHIM_DOWN__BODY__NOT_SET: /* of a newer acceld: nothing we know */
     default: break;
     }
@@ -417,6 +430,7 @@ static void adopt(struct shim *s, size_t index, uint64_t incarnation)
     s->input_count = 0; /* asked by the old one; the new one asks again, and offsets tell */
     shim_epoll(s, EPOLL_CTL_MOD, s->conn.fd, EPOLLIN, SOURCE_CONN, 0);
     send_hello(s);
+    shim_pmi_tell_again(s);
 }
 
 void wire_on_pending(struct shim *s, size_t index)

@@ -44,6 +44,7 @@
 #define LIMIT_SEND_QUEUE_BYTES (128u << 20)
 #define LIMIT_CONNECTIONS 4096u /* of one listener; further ones are closed at accept */
 #define LIMIT_CALLS_PER_CONNECTION 1024u /* open at once; RESOURCE_EXHAUSTED */
+#define LIMIT_REMOTE_CALLS 65536u /* open at once at one server of rpc_grpc; RESOURCE_EXHAUSTED */
 #define LIMIT_RPC_BACKLOG 511 /* listen(2) */
 /* acceld <-> spawn and shim; an AttemptSpec of the largest JobSpec fits */
 #define LIMIT_SHIM_FRAME_BYTES (16u << 20)
@@ -63,6 +64,8 @@
 /* --- several nodes --- */
 /* what one node gives to one exchange (Fence); larger ends the attempt with a clear text */
 #define LIMIT_FENCE_BYTES (1u << 20)
+/* what all nodes give to one exchange, which each gets; larger: they get nothing, and MPI tells */
+#define LIMIT_FENCE_JOINED_BYTES (12u << 20)
 #define LIMIT_BLOB_CHUNK_BYTES 1048576u /* one part of an archive that a job brings */
 #define LIMIT_SYNC_BYTES (1ull << 30) /* such an archive; larger is refused (setting sync_bytes) */
 

@@ -84,6 +84,14 @@ static void test_lines_in_pieces(void **state)
     pmi_destroy(p);
 }
 
+/* The number waited for, with what is given to it. */
+static uint32_t fence(const struct pmi *p, const void **ret_data, size_t *ret_len)
+{
+    uint32_t number = pmi_fence(p);
+    assert_true(number == 0 || pmi_fence_given(p, number, ret_data, ret_len));
+    return number;
+}
+
 /* One exchange between two nodes of one rank each. */
 static void exchange(struct pmi *a, struct pmi *b, uint32_t number)
 {
@@ -91,9 +99,9 @@ static void exchange(struct pmi *a, struct pmi *b, uint32_t number)
     size_t len_a, len_b;
     AUTO_STR struct str all;
     str_init(&all);
-    assert_int_equal(pmi_fence(a, &data_a, &len_a), number);
+    assert_int_equal(fence(a, &data_a, &len_a), number);
     str_add(&all, data_a, len_a);
-    assert_int_equal(pmi_fence(b, &data_b, &len_b), number);
+    assert_int_equal(fence(b, &data_b, &len_b), number);
     str_add(&all, data_b, len_b);
     pmi_fence_done(a, number + 1, "k=9\n", 4); /* of another */
     assert_says(a, 0, "");
@@ -117,7 +125,7 @@ static void test_two_nodes(void **state)
     tell(b, 0, "cmd=put kvsname=kvs_12.3 key=l value=of-b\n");
     str_clear(pmi_output(a, 0));
     str_clear(pmi_output(b, 0));
-    assert_int_equal(pmi_fence(a, &data, &len), 0);
+    assert_int_equal(fence(a, &data, &len), 0);
     ASK(a, 0, "cmd=barrier_in\n", "");
     ASK(b, 0, "cmd=barrier_in\n", "");
     exchange(a, b, 1);
@@ -125,9 +133,12 @@ static void test_two_nodes(void **state)
     ASK(a, 0, "cmd=get kvsname=kvs_12.3 key=l\n", "cmd=get_result rc=0 msg=success value=of-b\n");
     ASK(a, 0, "cmd=barrier_in\n", "");
     ASK(b, 0, "cmd=barrier_in\n", "");
-    assert_int_equal(pmi_fence(a, &data, &len), 2);
+    assert_int_equal(fence(a, &data, &len), 2);
     assert_int_equal(len, 0); /* only what is new is given */
     exchange(a, b, 2);
+    assert_false(pmi_fence_given(a, 1, &data, &len));
+    assert_true(pmi_fence_given(a, 2, &data, &len)); /* b may have to ask again */
+    assert_false(pmi_fence_given(a, 0, &data, &len));
     pmi_destroy(a);
     pmi_destroy(b);
 }
@@ -154,7 +165,7 @@ static void test_what_is_refused(void **state)
     ASK(p, 0, "cmd=barrier_in\ncmd=barrier_in\n", ""); /* twice is once */
     const void *data;
     size_t len;
-    assert_int_equal(pmi_fence(p, &data, &len), 0);
+    assert_int_equal(fence(p, &data, &len), 0);
     assert_int_equal(tell(p, 1, "hello\n"), ACCEL_EPROTO);
     pmi_closed(p, 1);
     assert_int_equal(tell(p, 1, "cmd=get_maxes\n"), ACCEL_EPROTO);
@@ -180,7 +191,7 @@ static void test_a_full_exchange(void **state)
     tell(p, 0, "cmd=barrier_in\n");
     const void *data;
     size_t len;
-    assert_int_equal(pmi_fence(p, &data, &len), 1);
+    assert_int_equal(fence(p, &data, &len), 1);
     assert_true(len <= LIMIT_FENCE_BYTES);
     /* Bytes that are nothing: the barrier opens, nothing else happens. */
     pmi_fence_done(p, 1, "\n\n=x\nno pair\na b=c\nk=\n", 22);
