@@ -7,11 +7,18 @@
 #include "common/pki.h"
 #include "common/rpc_grpc_internal.h"
 
-const struct remote_host *grpc_host;
+const struct remote_host *wire_host;
 
 static const struct remote_ops ops = {
     .abi = REMOTE_ABI,
     .pki = &pki_ops,
+    .server_create = wire_server_create,
+    .server_port = wire_server_port,
+    .server_calls = wire_server_calls,
+    .server_drop = wire_server_drop,
+    .server_drain = wire_server_drain,
+    .server_set_tls = wire_server_set_tls,
+    .channel_create = wire_channel_create,
 };
 
 __attribute__((visibility("default"))) const struct remote_ops *accel_remote_open(
@@ -19,6 +26,7 @@ __attribute__((visibility("default"))) const struct remote_ops *accel_remote_ope
 {
     if (abi != REMOTE_ABI)
         return NULL;
-    grpc_host = host;
+    wire_host = host;
+    wire_runtime_prepare();
     return &ops;
 }
