@@ -43,13 +43,20 @@ static const Accel__V1__Device *find_device(const struct environ_input *in, cons
 static bool is_claimed(const Accel__V1__Device *d)
 {
     static const char *const uuids[] = {"GPU-", "MIG-"};
+    if (strcmp(d->vendor, "google") == 0 || strcmp(d->vendor, "amd") == 0)
+        return d->n_paths > 0; /* the device node names it */
     return ENV_STARTS_WITH_ANY(d->visible, strlen(d->visible), uuids);
+}
+
+static char *claim_of(const Accel__V1__Device *d)
+{
+    return strcmp(d->vendor, "nvidia") != 0 && d->n_paths > 0 ? d->paths[0] : d->id;
 }
 
 /* What the attempt's devices are, the claims that the shim holds for them and what it may open. */
 static int collect_devices(const struct environ_input *in, struct arena *a,
-                           struct environ_gpus *gpus, Accel__V1__AttemptSpec *spec,
-                           struct accel_error *err)
+                           struct environ_gpus *gpus, struct environ_chips *chips,
+                           Accel__V1__AttemptSpec *spec, struct accel_error *err)
 {
     const Accel__V1__Start *s = in->start;
     size_t paths = 0;
@@ -63,14 +70,19 @@ static int collect_devices(const struct environ_input *in, struct arena *a,
             return error_set(err, ACCEL_ENOENT, "this node has no device %s", s->devices[i]);
         for (size_t k = 0; k < d->n_paths && spec->n_device_paths < paths; k++)
             spec->device_paths[spec->n_device_paths++] = d->paths[k];
+        if (is_claimed(d))
+            spec->claims[spec->n_claims++] = claim_of(d);
+        if (d->kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU) {
+            int r = environ_add_chip(chips, d, err);
+            if (r < 0)
+                return r;
+        }
         if (d->kind != ACCEL__V1__DEVICE_KIND__DEVICE_GPU)
             continue;
         str_addf(&gpus->visible, "%s%s", gpus->count ? "," : "", d->visible);
         str_addf(&gpus->indices, "%s%" PRIu32, gpus->count ? "," : "", d->index);
         gpus->count++;
         gpus->is_amd = strcmp(d->vendor, "amd") == 0;
-        if (is_claimed(d))
-            spec->claims[spec->n_claims++] = s->devices[i];
     }
     return 0;
 }
@@ -78,7 +90,7 @@ static int collect_devices(const struct environ_input *in, struct arena *a,
 /* ---- the common environment ---- */
 
 #define COMMON_NAMES_MAX 96 /* names that the contracts can add */
-#define RANK_NAMES_MAX   32
+#define RANK_NAMES_MAX   (32 + TPU_VARS_MAX)
 
 /* The names of all nodes as Slurm writes them; this node's own where it is the only one. */
 static int build_nodelist(const struct environ_input *in, struct arena *a, char **ret_text,
@@ -100,7 +112,8 @@ static int build_nodelist(const struct environ_input *in, struct arena *a, char 
 }
 
 static int build_common(const struct environ_input *in, const struct environ_gpus *gpus,
-                        struct arena *a, Accel__V1__AttemptSpec *spec, struct accel_error *err)
+                        bool has_chips, struct arena *a, Accel__V1__AttemptSpec *spec,
+                        struct accel_error *err)
 {
     const Accel__V1__JobSpec *job = in->start->spec;
     bool is_jax = job->launcher == ACCEL__V1__LAUNCHER__LAUNCHER_JAX;
@@ -110,10 +123,10 @@ static int build_common(const struct environ_input *in, const struct environ_gpu
     if (r < 0)
         return r;
     env_init(&e, a, job->n_env + COMMON_NAMES_MAX);
-    env_inherit(&e, job);
+    env_inherit(&e, job, has_chips);
     environ_set_torch(&e, in);
     environ_set_mpi(&e, in->start);
-    environ_set_devices(&e, in, gpus);
+    environ_set_devices(&e, in, gpus, has_chips);
     if (is_jax)
         environ_set_jax(&e, in, nodelist);
     if (job->slurm_env)
@@ -182,8 +195,9 @@ static int set_output_file(const struct environ_input *in, struct arena *a,
     return 0;
 }
 
-static int build_rank(const struct environ_input *in, const struct environ_gpus *gpus, uint32_t i,
-                      struct arena *a, Accel__V1__RankSpec **ret_rank, struct accel_error *err)
+static int build_rank(const struct environ_input *in, const struct environ_gpus *gpus,
+                      const struct environ_chips *chips, uint32_t i, struct arena *a,
+                      Accel__V1__RankSpec **ret_rank, struct accel_error *err)
 {
     const Accel__V1__Start *s = in->start;
     Accel__V1__RankSpec *rank = ARENA_NEW(a, Accel__V1__RankSpec);
@@ -197,6 +211,9 @@ static int build_rank(const struct environ_input *in, const struct environ_gpus 
     rank->devices = s->devices + first;
     env_init(&e, a, RANK_NAMES_MAX);
     environ_set_rank(&e, in, gpus, i);
+    int r = chips->count ? environ_set_tpu_rank(&e, in, chips, i, err) : 0;
+    if (r < 0)
+        return r;
     rank->env = e.items;
     rank->n_env = e.len;
     *ret_rank = rank;
@@ -253,12 +270,13 @@ static int build_all(const struct environ_input *in, struct environ_gpus *gpus, 
                      Accel__V1__AttemptSpec *spec, struct accel_error *err)
 {
     uint32_t count = in->start->local_size;
-    int r = collect_devices(in, a, gpus, spec, err);
+    struct environ_chips chips = {.count = 0};
+    int r = collect_devices(in, a, gpus, &chips, spec, err);
     if (r == 0)
-        r = build_common(in, gpus, a, spec, err);
+        r = build_common(in, gpus, chips.count > 0, a, spec, err);
     spec->ranks = ARENA_ARRAY(a, Accel__V1__RankSpec *, count);
     for (uint32_t i = 0; i < count && r == 0; i++) {
-        r = build_rank(in, gpus, i, a, &spec->ranks[i], err);
+        r = build_rank(in, gpus, &chips, i, a, &spec->ranks[i], err);
         spec->n_ranks++;
     }
     return r;

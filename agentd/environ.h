@@ -11,6 +11,7 @@
 
 #include "accel/v1/agent.pb-c.h"
 #include "accel/v1/shim.pb-c.h"
+#include "agentd/tpu_env.h"
 #include "common/arena.h"
 #include "common/error.h"
 
@@ -26,13 +27,14 @@ struct environ_input {
      * launcher nor --slurm-env nor TPUs want them. */
     const Accel__V1__Peer *const *peers;
     size_t peer_count;
+    const struct tpu_host *tpu_host; /* NULL: known from the devices alone */
     uint64_t incarnation;
     const char *attempts_dir;
     int64_t wall_ms;
 };
 /* ACCEL_EINVAL: no argv, a rank range that makes no sense, an --output pattern that makes no sense,
- * names of nodes that do not fit in one variable; ACCEL_ENOENT: a device that this node does not
- * have. */
+ * names of nodes that do not fit in one variable; chips that cannot be used together; ACCEL_ENOENT:
+ * a device that this node does not have. */
 int environ_build(const struct environ_input *in, struct arena *a,
                   Accel__V1__AttemptSpec **ret_spec, struct accel_error *err);
 /* Is a third port to be leased on node rank 0? */

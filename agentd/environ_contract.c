@@ -36,18 +36,20 @@ void environ_set_torch(struct env_list *e, const struct environ_input *in)
         env_default(e, "OMP_NUM_THREADS", "1"); /* as torchrun; else every rank takes every core */
 }
 
-static bool node_has_gpus(const struct environ_input *in)
+static bool node_has(const struct environ_input *in, Accel__V1__DeviceKind kind)
 {
     for (size_t i = 0; i < in->device_count; i++) {
-        if (in->devices[i]->kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU)
+        if (in->devices[i]->kind == kind)
             return true;
     }
     return false;
 }
 
 void environ_set_devices(struct env_list *e, const struct environ_input *in,
-                         const struct environ_gpus *gpus)
+                         const struct environ_gpus *gpus, bool has_chips)
 {
+    if (has_chips)
+        return; /* each rank has its own */
     if (gpus->count && gpus->is_amd) {
         env_set(e, "HIP_VISIBLE_DEVICES", "%s", gpus->visible.data);
         return;
@@ -58,12 +60,15 @@ void environ_set_devices(struct env_list *e, const struct environ_input *in,
         env_set(e, "CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         return;
     }
-    if (node_has_gpus(in)) { /* they are somebody else's */
+    if (node_has(in, ACCEL__V1__DEVICE_KIND__DEVICE_TPU)) { /* libtpu takes what it can open */
+        env_default(e, "JAX_PLATFORMS", "cpu");
+        env_default(e, "PJRT_DEVICE", "CPU");
+    }
+    if (node_has(in, ACCEL__V1__DEVICE_KIND__DEVICE_GPU)) { /* they are somebody else's */
         env_set(e, "CUDA_VISIBLE_DEVICES", "%s", "");
         env_set(e, "HIP_VISIBLE_DEVICES", "%s", "");
     }
-    if (in->start->spec->device_kind != ACCEL__V1__DEVICE_KIND__DEVICE_TPU)
-        env_default(e, "ACCELERATE_USE_CPU", "true");
+    env_default(e, "ACCELERATE_USE_CPU", "true");
 }
 
 void environ_set_interfaces(struct env_list *e, const char *ifname)

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "agentd/tpu_env.h"
+
 /* ---- what may not come from outside ---- */
 
 /* Whole names of an enclosing job: a worker that reads them would join the wrong gang. */
@@ -148,7 +150,7 @@ void env_default(struct env_list *e, const char *name, const char *value)
         env_set(e, name, "%s", value);
 }
 
-void env_inherit(struct env_list *e, const Accel__V1__JobSpec *spec)
+void env_inherit(struct env_list *e, const Accel__V1__JobSpec *spec, bool has_chips)
 {
     for (size_t i = 0; i < spec->n_env; i++) {
         const ProtobufCBinaryData *item = &spec->env[i];
@@ -156,7 +158,8 @@ void env_inherit(struct env_list *e, const Accel__V1__JobSpec *spec)
         const char *eq = item->len ? memchr(text, '=', item->len) : NULL;
         if (!eq || eq == text || memchr(text, 0, item->len))
             continue;
-        if (!is_dropped(text, (size_t)(eq - text)))
+        size_t len = (size_t)(eq - text);
+        if (!is_dropped(text, len) && !(has_chips && tpu_env_is_dropped(text, len)))
             env_put(e, *item, (size_t)(eq - text));
     }
 }

@@ -29,9 +29,9 @@ bool env_has(const struct env_list *e, const char *name);
 void env_set(struct env_list *e, const char *name, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* Only where the name is not there: the user's own value stays. */
 void env_default(struct env_list *e, const char *name, const char *value);
-/* The job's own, without what an enclosing job left (ranks, PMI, Slurm, launchers) and what is no
- * NAME=VALUE at all. Borrows the strings of spec. */
-void env_inherit(struct env_list *e, const Accel__V1__JobSpec *spec);
+/* The job's own, without what an enclosing job left (ranks, PMI, Slurm, launchers; of the TPU
+ * runtime if has_chips) and what is no NAME=VALUE at all. Borrows the strings of spec. */
+void env_inherit(struct env_list *e, const Accel__V1__JobSpec *spec, bool has_chips);
 
 /* Does the text of len bytes begin with one of n prefixes? */
 bool env_starts_with_any(const char *text, size_t len, const char *const *prefixes, size_t n);

@@ -20,7 +20,7 @@
 #include "common/arena.h"
 #include "common/error.h"
 
-#define TPU_PORT_BASE      8476u /* of TPU_PROCESS_PORT, plus the chip's index: no two jobs share it */
+#define TPU_PORT_BASE      8476u /* of TPU_PROCESS_PORT, plus the index of the chip */
 #define TPU_MEGASCALE_PORT 8081u /* where nobody leased another; slices are used whole */
 #define TPU_VARS_MAX       24u   /* more than this file can make for one process */
 #define TPU_CHIPS_MAX      64u   /* of one host, beyond any machine of today */
