@@ -13,6 +13,7 @@
 #include "agentd/agent_impl.h"
 #include "common/lifecycle.h"
 #include "common/limits.h"
+#include "common/str.h"
 
 #define EACH_ATTEMPT(a, t)                                                                         \
     for (struct attempt *t = (a)->attempts; t; t = (struct attempt *)t->hh.next)
@@ -152,6 +153,7 @@ static void attempt_free(struct attempt *t)
     free(t->devices);
     free(t->workers);
     free(t->master_addr);
+    free(t->broken);
     free(t);
 }
 
@@ -336,9 +338,40 @@ static void on_launch_refused(struct agent *a, const struct agent_event *ev,
     struct attempt *t = agent_find(a, ev->id.job_id, ev->id.attempt);
     if (!t || t->is_gone)
         return;
+    uint32_t cause = ev->cause ? ev->cause : ACCEL__V1__CAUSE__CAUSE_START_FAILED;
     end_attempt(a, ev, t);
-    agent_report_never_started(a, ev, t->key, t->era, ACCEL__V1__CAUSE__CAUSE_START_FAILED,
+    agent_report_never_started(a, ev, t->key, t->era, cause,
                                ev->text ? ev->text : "it could not be launched", out);
+}
+
+/* ---- devices ---- */
+
+static const Accel__V1__Device *broken_device(const struct attempt *t, const Accel__V1__Node *node)
+{
+    for (size_t i = 0; i < node->n_devices; i++) {
+        const Accel__V1__Device *d = node->devices[i];
+        for (size_t k = 0; d->is_broken && k < t->device_count; k++) {
+            if (strcmp(t->devices[k], d->id) == 0)
+                return d;
+        }
+    }
+    return NULL;
+}
+
+void agent_on_devices(struct agent *a, const struct agent_event *ev, struct agent_actions *out)
+{
+    EACH_ATTEMPT(a, t)
+    {
+        const Accel__V1__Device *d = t->is_gone || t->broken ? NULL : broken_device(t, ev->node);
+        if (!d)
+            continue;
+        AUTO_STR struct str text = {0};
+        str_init(&text);
+        str_addf(&text, "%s: %s", d->id, d->fault);
+        t->broken = str_steal(&text);
+        stop_attempt(a, ev, t, ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT, LIMIT_FAILURE_GRACE_MS, out);
+        attempt_check(t);
+    }
 }
 
 /* ---- adoption ---- */
@@ -627,7 +660,10 @@ void agent_step(struct agent *a, const struct agent_event *ev, struct agent_acti
         a->idle_since_ms = ev->now_ms; /* the first event */
     switch (ev->type) {
     case AGENT_EV_TICK: on_tick(a, ev, out); break;
-    case AGENT_EV_NODE: agent_session_on_node(a, ev, out); break;
+    case AGENT_EV_NODE:
+        agent_session_on_node(a, ev, out);
+        agent_on_devices(a, ev, out);
+        break;
     case AGENT_EV_FOUND: on_found(a, ev, out); break;
     case AGENT_EV_KEPT: on_kept(a, ev); break;
     case AGENT_EV_SESSION_OPEN: agent_session_on_open(a, ev, out); break;

@@ -36,7 +36,8 @@ struct agent_config {     /* texts are copied */
 
 enum agent_event_type {
     AGENT_EV_TICK,         /* the deadline passed */
-    AGENT_EV_NODE,         /* node description changed (devices): node. Before the first session */
+    AGENT_EV_NODE,         /* node description changed (devices): node. Before the first session.
+                            * Live attempts with a device that is broken now are stopped */
     AGENT_EV_FOUND,        /* adoption, before the first session: found */
     AGENT_EV_KEPT,         /* adoption, before the first session, after FOUND: the directory of this
                             * ended attempt is here: id, era */
@@ -44,8 +45,8 @@ enum agent_event_type {
     AGENT_EV_SESSION_LOST,
     AGENT_EV_DOWN,           /* down: Welcome, Start, Stop, SignalRanks, ReportAck, Forget, Bye; the
                               * data plane (LogRead, LogCancel, Input) never comes here */
-    AGENT_EV_LAUNCH_REFUSED, /* id, text: the shell could not start it (no port, launcher error);
-                              * nothing was made */
+    AGENT_EV_LAUNCH_REFUSED, /* id, cause, text: the shell could not start it (no port, launcher
+                              * error, a device that is not free); nothing was made */
     AGENT_EV_STARTED,        /* id, started, master_port */
     AGENT_EV_EXITED,         /* id, exit */
     AGENT_EV_GONE,           /* id, record, shim_lost, exists */
@@ -64,6 +65,7 @@ struct agent_event {
     const Accel__V1__ExitRecord *record;
     uint64_t era; /* 0: not known */
     uint32_t master_port;
+    uint32_t cause; /* Cause; 0: START_FAILED */
     bool shim_lost, exists;
     const char *text;
 };

@@ -45,6 +45,7 @@ struct attempt {
     char *master_addr;
     char **devices; /* of this node, in order */
     size_t device_count;
+    char *broken; /* what broke of its devices: that, and not its ranks, is why it ends; or NULL */
     UT_hash_handle hh;
 };
 
@@ -94,6 +95,8 @@ void agent_on_start(struct agent *a, const struct agent_event *ev, struct agent_
 void agent_on_stop(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
 void agent_on_signal(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
 void agent_on_forget(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
+/* Stops every live attempt that has a broken device. */
+void agent_on_devices(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
 /* A session was welcomed and the unacknowledged reports are out: stops every live attempt of
  * another era, and tells again what runs, so that a new coordinator learns the pids. */
 void agent_on_welcomed(struct agent *a, const struct agent_event *ev, struct agent_actions *out);

@@ -174,6 +174,9 @@ static char *text_of_end(const struct attempt *t, const Accel__V1__ExitRecord *r
                             t->local_size, s);
     case ACCEL__V1__CAUSE__CAUSE_FENCED:
         return arena_strdup(arena, "stopped: a newer attempt or era exists");
+    case ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT:
+        return arena_printf(arena, "%.*s", LIMIT_REASON_BYTES - 1,
+                            t->broken ? t->broken : "a device of it failed");
     default: return arena_printf(arena, "stopped (%s)", agent_cause_name(cause));
     }
 }
@@ -188,6 +191,9 @@ void agent_report_ended(struct agent *a, const struct agent_event *ev, struct at
     CHECK(t->is_gone);
     ended.ref = make_ref(t->key, t->era, &out->arena);
     ended.cause = end_cause(t, record, is_shim_lost);
+    /* Ranks that fail because their GPU does are not to blame. */
+    if (t->broken && ended.cause == ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED)
+        ended.cause = ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT;
     ended.text = text_of_end(t, record, ended.cause, &out->arena);
     ended.first_failed_rank = -1;
     int32_t failed =

@@ -15,6 +15,7 @@
 #include <uthash.h>
 
 #include "agentd/agent.h"
+#include "agentd/exchange.h"
 #include "agentd/launcher.h"
 #include "agentd/node.h"
 #include "agentd/output.h"
@@ -34,15 +35,26 @@ struct held_key { /* without padding: hashed as bytes */
 /* What the shell holds for a live attempt. */
 struct held {
     struct held_key key;
+    struct shell *shell;
+    char **devices; /* ids, given to it */
+    size_t device_count;
+    struct gone *gone; /* all its processes are, and its devices are not proven free yet */
     uint32_t master_port, pet_port, aux_port; /* 0: none */
-    bool is_alone;  /* on this node only: when it is gone, nobody knows its ports */
-    bool has_input; /* an Input waits for its answer */
+    bool is_alone;   /* on this node only: when it is gone, nobody knows its ports */
+    bool is_refused; /* a device was not free after all */
+    bool has_input;  /* an Input waits for its answer */
     uint64_t input_id;
     UT_hash_handle hh;
 };
 
+struct gone { /* the end of an attempt, kept until it may be told */
+    Accel__V1__ExitRecord *record;
+    bool shim_lost, exists;
+};
+
 struct refusal { /* a launch that failed at once: an event for the next step */
     struct attempt_id id;
+    uint32_t cause;
     char text[LIMIT_REASON_BYTES];
     struct refusal *next;
 };
@@ -61,6 +73,7 @@ struct shell {
     struct output *output;
     struct port_pool *ports;
     struct uplink *uplink;
+    struct exchange *exchange;
     struct loop_timer timer;
     unsigned open_parts; /* uplink, launcher, timer: freed when none is left */
 };
@@ -87,6 +100,7 @@ static struct held *add_held(struct shell *s, struct attempt_id id)
 {
     struct held *h = xcalloc(1, sizeof(*h));
     h->key = (struct held_key){id.job_id, id.attempt};
+    h->shell = s;
     HASH_ADD(hh, s->held, key, sizeof(h->key), h);
     output_on_live(s->output, id);
     return h;
@@ -109,6 +123,23 @@ static void send_input_done(struct shell *s, uint64_t id, bool closed, int code,
     uplink_send(s->uplink, packed, accel__v1__agent_up__pack(&up, packed));
 }
 
+static void held_free(struct held *h)
+{
+    for (size_t i = 0; i < h->device_count; i++)
+        free(h->devices[i]);
+    if (h->gone && h->gone->record)
+        accel__v1__exit_record__free_unpacked(h->gone->record, NULL);
+    free(h->gone);
+    free(h->devices);
+    free(h);
+}
+
+static void held_add_device(struct held *h, const char *id)
+{
+    h->devices = xrealloc(h->devices, (h->device_count + 1) * sizeof(*h->devices));
+    h->devices[h->device_count++] = xstrdup(id);
+}
+
 /* Everything of the attempt is over, and was so before anybody is told. */
 static void drop_held(struct shell *s, struct attempt_id id)
 {
@@ -116,13 +147,14 @@ static void drop_held(struct shell *s, struct attempt_id id)
     if (!h)
         return;
     output_on_gone(s->output, id);
+    exchange_forget(s->exchange, id);
     if (h->has_input)
         send_input_done(s, h->input_id, true, 0, "");
     port_pool_release(s->ports, h->master_port, clock_mono_ms(), h->is_alone);
     port_pool_release(s->ports, h->pet_port, clock_mono_ms(), h->is_alone);
     port_pool_release(s->ports, h->aux_port, clock_mono_ms(), h->is_alone);
     HASH_DEL(s->held, h);
-    free(h);
+    held_free(h);
 }
 
 static void forget_inputs(struct shell *s) /* the session that asked is gone */
@@ -142,6 +174,25 @@ static int lease_ports(struct shell *s, const Accel__V1__JobSpec *job, struct he
         r = port_pool_lease(s->ports, now_ms, &h->pet_port, err);
     if (r == 0 && job && environ_wants_aux_port(job))
         r = port_pool_lease(s->ports, now_ms, &h->aux_port, err);
+    return r;
+}
+
+/* The last look at its devices comes right before the start: whoever came since the coordinator
+ * chose them is seen now. */
+static int launch_on_devices(struct shell *s, const Accel__V1__Start *start,
+                             const Accel__V1__AttemptSpec *spec, struct held *h,
+                             struct accel_error *err)
+{
+    const char *const *ids = (const char *const *)start->devices;
+    int r = node_take_devices(s->node, ids, start->n_devices, false, err);
+    h->is_refused = r == ACCEL_EBUSY;
+    if (r < 0)
+        return r;
+    r = s->launcher->ops->launch(s->launcher, spec, err);
+    if (r < 0)
+        node_release_devices(s->node, ids, start->n_devices, NULL, NULL);
+    for (size_t i = 0; r == 0 && i < start->n_devices; i++)
+        held_add_device(h, start->devices[i]);
     return r;
 }
 
@@ -171,7 +222,7 @@ static int launch(struct shell *s, struct agent_action *act, struct held *h,
     r = environ_build(&in, &s->actions.arena, &spec, err);
     if (r < 0)
         return r;
-    return s->launcher->ops->launch(s->launcher, spec, err);
+    return launch_on_devices(s, start, spec, h, err);
 }
 
 static void do_launch(struct shell *s, struct agent_action *act)
@@ -182,9 +233,11 @@ static void do_launch(struct shell *s, struct agent_action *act)
     log_debug("job %" PRIu64 ".%" PRIu32 ": launch", act->id.job_id, act->id.attempt);
     if (launch(s, act, h, &err) == 0)
         return;
-    drop_held(s, act->id);
     struct refusal *refusal = xcalloc(1, sizeof(*refusal));
     refusal->id = act->id;
+    refusal->cause =
+        h->is_refused ? ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT : ACCEL__V1__CAUSE__CAUSE_START_FAILED;
+    drop_held(s, act->id);
     snprintf(refusal->text, sizeof(refusal->text), "%.*s", LIMIT_REASON_BYTES - 1, err.text);
     refusal->next = s->refusals;
     s->refusals = refusal;
@@ -249,8 +302,17 @@ static void step(struct shell *s, struct agent_event *ev)
     while (s->refusals && !s->is_ending) {
         struct refusal *refusal = s->refusals;
         s->refusals = refusal->next;
-        struct agent_event refused = {
-            .type = AGENT_EV_LAUNCH_REFUSED, .id = refusal->id, .text = refusal->text};
+        struct agent_event refused = {.type = AGENT_EV_LAUNCH_REFUSED,
+                                      .id = refusal->id,
+                                      .cause = refusal->cause,
+                                      .text = refusal->text};
+        struct agent_event node = {.type = AGENT_EV_NODE};
+        /* What is wrong with a device is known before it is placed on again. */
+        if (refusal->cause == ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT &&
+            node_refresh(s->node, NULL) == 0) {
+            node.node = node_description(s->node);
+            step_once(s, &node);
+        }
         step_once(s, &refused);
         free(refusal);
     }
@@ -308,6 +370,29 @@ static void on_input(struct shell *s, const Accel__V1__Input *in)
     s->launcher->ops->input(s->launcher, id, &msg);
 }
 
+static void send_up(void *ctx, const void *data, size_t len)
+{
+    uplink_send(((struct shell *)ctx)->uplink, data, len);
+}
+
+static void on_fence(void *ctx, struct attempt_id id, const Accel__V1__ShimFence *fence)
+{
+    struct shell *s = ctx;
+    exchange_give(s->exchange, id, fence, agent_is_welcomed(s->core));
+}
+
+static void on_fence_done(struct shell *s, const Accel__V1__FenceDone *done)
+{
+    Accel__V1__ShimFence fence = ACCEL__V1__SHIM_FENCE__INIT;
+    if (!done->ref)
+        return;
+    fence.number = done->number;
+    fence.data = done->data;
+    fence.era = done->ref->era;
+    s->launcher->ops->fence_done(s->launcher,
+                                 (struct attempt_id){done->ref->job_id, done->ref->attempt}, &fence);
+}
+
 static void say_ready(struct shell *s)
 {
     if (s->config.ready_fd < 0 || !agent_is_welcomed(s->core))
@@ -333,6 +418,12 @@ static void on_down(void *ctx, const Accel__V1__CoordDown *msg)
     case ACCEL__V1__COORD_DOWN__BODY_LOG_CANCEL:
         output_cancel(s->output, msg->log_cancel->id);
         return;
+    case ACCEL__V1__COORD_DOWN__BODY_FENCE_DONE:
+        if (was_welcomed) {
+            on_fence_done(s, msg->fence_done);
+            return;
+        }
+        break;
     case ACCEL__V1__COORD_DOWN__BODY_INPUT:
         if (was_welcomed) {
             on_input(s, msg->input);
@@ -342,8 +433,10 @@ static void on_down(void *ctx, const Accel__V1__CoordDown *msg)
     default: break;
     }
     step(s, &(struct agent_event){.type = AGENT_EV_DOWN, .down = msg});
-    if (!was_welcomed && agent_is_welcomed(s->core))
+    if (!was_welcomed && agent_is_welcomed(s->core)) {
         log_info("welcomed by the coordinator at %s", s->config.coordinator);
+        exchange_tell_again(s->exchange);
+    }
     say_ready(s);
 }
 
@@ -377,17 +470,57 @@ static void on_exited(void *ctx, struct attempt_id id, const Accel__V1__RankExit
     step(ctx, &(struct agent_event){.type = AGENT_EV_EXITED, .id = id, .exit = exit});
 }
 
+static void tell_gone(struct shell *s, struct attempt_id id, const struct gone *gone)
+{
+    log_debug("job %" PRIu64 ".%" PRIu32 ": gone", id.job_id, id.attempt);
+    step(s, &(struct agent_event){.type = AGENT_EV_GONE,
+                                  .id = id,
+                                  .record = gone->record,
+                                  .shim_lost = gone->shim_lost,
+                                  .exists = gone->exists});
+}
+
+static void on_devices_free(void *ctx)
+{
+    struct held *h = ctx;
+    struct shell *s = h->shell;
+    struct attempt_id id = {h->key.job_id, (uint32_t)h->key.attempt};
+    struct gone *gone = h->gone;
+    h->gone = NULL;
+    drop_held(s, id);
+    tell_gone(s, id, gone);
+    if (gone->record)
+        accel__v1__exit_record__free_unpacked(gone->record, NULL);
+    free(gone);
+}
+
+static Accel__V1__ExitRecord *copy_record(const Accel__V1__ExitRecord *record)
+{
+    if (!record)
+        return NULL;
+    size_t len = accel__v1__exit_record__get_packed_size(record);
+    AUTO_FREE uint8_t *packed = xcalloc(1, len + 1);
+    CHECK(accel__v1__exit_record__pack(record, packed) == len);
+    Accel__V1__ExitRecord *copy = accel__v1__exit_record__unpack(NULL, len, packed);
+    CHECK(copy);
+    return copy;
+}
+
+/* The end is told when its devices may be given to the next one, which happens at once then. */
 static void on_gone(void *ctx, struct attempt_id id, const Accel__V1__ExitRecord *record,
                     bool shim_lost, bool exists)
 {
     struct shell *s = ctx;
-    log_debug("job %" PRIu64 ".%" PRIu32 ": gone", id.job_id, id.attempt);
+    struct held *h = find_held(s, id);
+    struct gone gone = {(Accel__V1__ExitRecord *)record, shim_lost, exists};
+    if (h && node_release_devices(s->node, (const char *const *)h->devices, h->device_count,
+                                  on_devices_free, h)) {
+        h->gone = xcalloc(1, sizeof(*h->gone));
+        *h->gone = (struct gone){copy_record(record), shim_lost, exists};
+        return;
+    }
     drop_held(s, id);
-    step(s, &(struct agent_event){.type = AGENT_EV_GONE,
-                                  .id = id,
-                                  .record = record,
-                                  .shim_lost = shim_lost,
-                                  .exists = exists});
+    tell_gone(s, id, &gone);
 }
 
 static void on_output(void *ctx, struct attempt_id id)
@@ -412,7 +545,7 @@ static void on_spawn_lost(void *ctx)
 }
 
 static const struct launcher_callbacks launcher_callbacks = {
-    on_started, on_exited, on_gone, on_output, on_input_done, on_spawn_lost,
+    on_started, on_exited, on_gone, on_output, on_input_done, on_spawn_lost, on_fence,
 };
 
 static uint32_t pet_port_of(const Accel__V1__AttemptSpec *spec)
@@ -430,6 +563,15 @@ static uint32_t pet_port_of(const Accel__V1__AttemptSpec *spec)
     return 0;
 }
 
+static void hold_devices(struct shell *s, struct held *h, const Accel__V1__AttemptSpec *spec)
+{
+    for (size_t i = 0; i < spec->n_ranks; i++) {
+        for (size_t d = 0; d < spec->ranks[i]->n_devices; d++)
+            held_add_device(h, spec->ranks[i]->devices[d]);
+    }
+    (void)node_take_devices(s->node, (const char *const *)h->devices, h->device_count, true, NULL);
+}
+
 static void on_found(void *ctx, const struct launcher_found *f)
 {
     struct shell *s = ctx;
@@ -439,6 +581,7 @@ static void on_found(void *ctx, const struct launcher_found *f)
         h->pet_port = pet_port_of(f->spec);
         port_pool_hold(s->ports, h->master_port);
         port_pool_hold(s->ports, h->pet_port);
+        hold_devices(s, h, f->spec);
         h->aux_port = f->spec->aux_port;
         port_pool_hold(s->ports, h->aux_port);
     }
@@ -478,6 +621,7 @@ static void part_closed(struct shell *s)
         return;
     output_destroy(s->output);
     port_pool_destroy(s->ports);
+    exchange_destroy(s->exchange);
     agent_destroy(s->core);
     agent_actions_done(&s->actions);
     free(s);
@@ -516,6 +660,7 @@ static int make_parts(struct shell *s, struct accel_error *err)
         return r;
     s->open_parts++;
     s->output = output_create(exec.attempts_dir, c->node_name, s->launcher, on_log_data, s);
+    s->exchange = exchange_create(send_up, s);
     s->ports = port_pool_create(clock_mono_ns() ^ (uint64_t)getpid() << 32);
     r = node_create(&node, on_devices, s, &s->node, err);
     if (r < 0)
@@ -552,8 +697,10 @@ int shell_create(const struct shell_config *config, void (*on_end)(void *ctx, in
     if (r == 0) {
         tell_node(s);
         r = launcher_exec_adopt(s->launcher, on_found, s, err);
-        if (r == 0)
+        if (r == 0) {
             launcher_exec_kept(s->launcher, on_kept, s);
+            on_devices(s); /* those of adopted attempts are not busy, they are in use */
+        }
     }
     if (r < 0) {
         shell_destroy(s);
@@ -571,7 +718,7 @@ void shell_destroy(struct shell *s)
     struct held *h, *next;
     HASH_ITER(hh, s->held, h, next) {
         HASH_DEL(s->held, h);
-        free(h);
+        held_free(h);
     }
     for (struct refusal *refusal; (refusal = s->refusals);) {
         s->refusals = refusal->next;
