@@ -3,6 +3,7 @@
  * coord.c - the frame of the core: outputs, marks, the step, timers and checks. What each event
  * means is decided in the neighbours (job.c, node.c, place.c, coord_*.c). No I/O, no clock.
  */
+#include "common/pack.h"
 #include "scheduler/coord_internal.h"
 
 /* --- batches --- */
@@ -45,12 +46,7 @@ static struct coord_output *output_add(struct coord *c, uint64_t call)
 
 static void output_pack(struct coord *c, struct coord_output *o, const ProtobufCMessage *msg)
 {
-    size_t len = protobuf_c_message_get_packed_size(msg);
-    uint8_t *data = arena_alloc(&c->out->arena, len + 1);
-
-    protobuf_c_message_pack(msg, data);
-    o->data = data;
-    o->len = len;
+    o->data = pack_message(msg, &c->out->arena, &o->len);
 }
 
 void out_send(struct coord *c, uint64_t call, const ProtobufCMessage *msg)

@@ -2,7 +2,8 @@
 /*
  * Messages from outside: whatever bytes come, decoding into the arena as the transports do neither
  * reads beyond them nor keeps a pointer to them, agrees with decoding onto the heap, and what was
- * decoded packs and decodes again to the same bytes. The first byte chooses the type.
+ * decoded packs and decodes again to the same bytes, by protobuf-c and by our own packing. The
+ * first byte chooses the type.
  */
 #include "fuzz.h"
 
@@ -14,6 +15,7 @@
 #include "accel/v1/job.pb-c.h"
 #include "accel/v1/node.pb-c.h"
 #include "accel/v1/shim.pb-c.h"
+#include "common/pack.h"
 #include "common/rpc_internal.h"
 
 static const ProtobufCMessageDescriptor *const types[] = {
@@ -30,11 +32,23 @@ static const ProtobufCMessageDescriptor *const types[] = {
     &accel__v1__status_reply__descriptor,   &accel__v1__events_reply__descriptor,
 };
 
+/* Our own packing gives the same bytes. */
+static void check_pack(const ProtobufCMessage *m, const uint8_t *expected, size_t expected_len)
+{
+    struct arena arena;
+    size_t len;
+    arena_init(&arena);
+    const uint8_t *packed = pack_message(m, &arena, &len);
+    CHECK(len == expected_len && (len == 0 || memcmp(packed, expected, len) == 0));
+    arena_done(&arena);
+}
+
 static size_t repack(const ProtobufCMessage *m, uint8_t **ret_data)
 {
     size_t len = protobuf_c_message_get_packed_size(m);
     *ret_data = xrealloc(NULL, len);
     CHECK(protobuf_c_message_pack(m, *ret_data) == len);
+    check_pack(m, *ret_data, len);
     return len;
 }
 
