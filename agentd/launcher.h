@@ -36,6 +36,9 @@ struct launcher_callbacks {
     void (*on_input_done)(void *ctx, struct attempt_id id, uint64_t input_id, bool closed);
     /* accel-spawn is gone: acceld must exit (its unit starts both again). */
     void (*on_spawn_lost)(void *ctx);
+    /* The ranks here have given to an exchange with other nodes (PMI), or give again to a new
+     * acceld. NULL: nobody serves it. */
+    void (*on_fence)(void *ctx, struct attempt_id id, const Accel__V1__ShimFence *fence);
 };
 
 struct launcher;
@@ -54,6 +57,8 @@ struct launcher_ops {
     /* on_output once when output grew or closed since the last on_output (shim.h has the rule). One
      * that is not answered yet serves all askers. */
     void (*watch)(struct launcher *l, struct attempt_id id);
+    /* What all nodes gave to an exchange. Unknown attempts are ignored. */
+    void (*fence_done)(struct launcher *l, struct attempt_id id, const Accel__V1__ShimFence *fence);
     /* The end is committed: exit -> exit.acked. */
     void (*mark_acked)(struct launcher *l, struct attempt_id id);
     /* Removes the directories of all ended attempts of the job; not what accel-spawn has set aside

@@ -245,6 +245,11 @@ static void shim_up_dispatch(struct launcher_exec *l, struct attempt *a,
         l->cb.on_output(l->ctx, a->id);
         break;
     case ACCEL__V1__SHIM_UP__BODY_INPUT_DONE: on_input_done(l, a, up->input_done); break;
+    case ACCEL__V1__SHIM_UP__BODY_FENCE:
+        if (l->cb.on_fence != NULL) {
+            l->cb.on_fence(l->ctx, a->id, up->fence);
+        }
+        break;
     case ACCEL__V1__SHIM_UP__BODY__NOT_SET: /* of a newer shim: nothing we know */
     default: break;
     }
@@ -570,6 +575,19 @@ static void exec_watch(struct launcher *base, struct attempt_id id)
     send_down(a, &down);
 }
 
+static void exec_fence_done(struct launcher *base, struct attempt_id id,
+                            const Accel__V1__ShimFence *fence)
+{
+    struct attempt *a = attempt_find((struct launcher_exec *)base, id);
+    Accel__V1__ShimDown down = ACCEL__V1__SHIM_DOWN__INIT;
+    if (a == NULL || a->state != ATTEMPT_LIVE || a->wire == NULL) {
+        return; /* one that comes back gives again and is answered again */
+    }
+    down.body_case = ACCEL__V1__SHIM_DOWN__BODY_FENCE_DONE;
+    down.fence_done = (Accel__V1__ShimFence *)fence;
+    send_down(a, &down);
+}
+
 static void exec_mark_acked(struct launcher *base, struct attempt_id id)
 {
     struct launcher_exec *l = (struct launcher_exec *)base;
@@ -649,6 +667,7 @@ static const struct launcher_ops exec_ops = {
     .signal = exec_signal,
     .input = exec_input,
     .watch = exec_watch,
+    .fence_done = exec_fence_done,
     .mark_acked = exec_mark_acked,
     .forget = exec_forget,
     .destroy = exec_destroy,

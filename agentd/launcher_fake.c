@@ -53,6 +53,14 @@ static void fake_watch(struct launcher *l, struct attempt_id id)
     (void)id;
 }
 
+static void fake_fence_done(struct launcher *l, struct attempt_id id,
+                            const Accel__V1__ShimFence *fence)
+{
+    (void)l;
+    (void)id;
+    (void)fence; /* as above */
+}
+
 static void fake_mark_acked(struct launcher *l, struct attempt_id id)
 {
     struct launcher_fake *f = fake_of(l);
@@ -80,6 +88,7 @@ static const struct launcher_ops fake_ops = {
     .signal = fake_signal,
     .input = fake_input,
     .watch = fake_watch,
+    .fence_done = fake_fence_done,
     .mark_acked = fake_mark_acked,
     .forget = fake_forget,
     .destroy = fake_destroy,

@@ -236,6 +236,7 @@ void wire_send_fence(struct shim *s, uint32_t number, const void *data, size_t l
     Accel__V1__ShimUp up = ACCEL__V1__SHIM_UP__INIT;
     Accel__V1__ShimFence fence = ACCEL__V1__SHIM_FENCE__INIT;
     fence.number = number;
+    fence.era = s->spec->era;
     fence.data = (ProtobufCBinaryData){.len = len, .data = (uint8_t *)data};
     up.body_case = ACCEL__V1__SHIM_UP__BODY_FENCE;
     up.fence = &fence;
