@@ -94,8 +94,10 @@ static void share_finish(struct coord *c, struct share *s)
     place_give_back(c, s);
     for (size_t i = 0; i < a->share_count; i++)
         all &= a->shares[i].ended;
-    if (all)
-        job_apply(c, a->job, JOB_EV_ATTEMPT_ENDED, NULL);
+    if (!all)
+        return;
+    fence_free(a);
+    job_apply(c, a->job, JOB_EV_ATTEMPT_ENDED, NULL);
 }
 
 static void share_lost(struct coord *c, struct share *s, const char *text)
@@ -244,6 +246,12 @@ static void take_message(struct coord *c, struct call *session, const Accel__V1_
         if (up->beat->n_devices)
             node_set_devices(c, n, up->beat->devices, up->beat->n_devices);
         break;
+    case ACCEL__V1__AGENT_UP__BODY_FENCE: {
+        struct share *s = share_of_ref(c, n, up->fence->ref);
+        if (s)
+            fence_take(c, s, up->fence);
+        break;
+    }
     default: break; /* something newer than we are */
     }
 }

@@ -101,6 +101,7 @@ struct attempt {
     struct worker *workers;
     uint32_t world_size;
     bool is_dirty, workers_dirty, was_interrupted; /* its user sent SIGINT */
+    struct fence *fence;                           /* coord_fence.c; NULL: none */
     TAILQ_ENTRY(attempt) of_job;
     TAILQ_ENTRY(attempt) dirty;
 };
@@ -416,6 +417,9 @@ void node_resume_parked(struct coord *c, struct node *n);
 void request_load(struct coord *c, const struct record_request *r);
 void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply,
                       size_t len);
+/* coord_fence.c */
+void fence_take(struct coord *c, struct share *s, const Accel__V1__Fence *m);
+void fence_free(struct attempt *a);
 bool job_is_of(const struct job *j, const struct rpc_identity *who);
 /* His own, or he is an operator. */
 bool job_may_control(const struct job *j, const struct rpc_identity *who);

@@ -200,6 +200,7 @@ void attempt_free(struct coord *c, struct attempt *a)
         free(w->stdout_path);
         free(w->stderr_path);
     }
+    fence_free(a);
     if (a->is_dirty)
         TAILQ_REMOVE(&c->dirty_attempts, a, dirty);
     TAILQ_REMOVE(&a->job->run->attempts, a, of_job);
