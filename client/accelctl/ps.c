@@ -138,6 +138,10 @@ static void on_jobs(void *ctx, const ProtobufCMessage *msg)
     l->has_more = reply->more && reply->n_jobs > 0;
 }
 
+/* A part of the list at a time: both ends decode and format one in memory that the next one uses
+ * again, and a coordinator with a long queue is not held up for long. */
+#define PAGE_JOBS 1000u
+
 static int fetch(struct listing *l, struct session *session, struct accel_error *err)
 {
     const struct options *o = &l->cli->opt;
@@ -153,6 +157,7 @@ static int fetch(struct listing *l, struct session *session, struct accel_error 
                      option_given(o, OPT_SINCE) || o->arg_count > 0;
     req.ids = ids;
     req.n_ids = o->arg_count;
+    req.limit = PAGE_JOBS;
     do {
         l->has_more = false;
         req.after_id = l->last_id;
