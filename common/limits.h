@@ -85,6 +85,19 @@
 /* accelctl waits this long for an embedded daemon to answer */
 #define LIMIT_DAEMON_START_MS 15000
 
+/* --- trust --- */
+#define LIMIT_USERS 10000u /* with a role or a certificate; further ones are refused */
+#define LIMIT_CERTIFICATES 100000u /* kept, revoked ones too, until they end; then refused */
+/* of one node or user; the one that ends first goes and is good for nothing any more */
+#define LIMIT_CERTIFICATES_EACH 16u
+#define LIMIT_TOKENS 1000u /* of enrolment, neither used nor expired; further ones are refused */
+#define LIMIT_TOKEN_MS (3600ll * 1000) /* life of a token unless --expires says otherwise */
+#define LIMIT_TOKEN_MAX_MS (30ll * 24 * 3600 * 1000) /* longer is refused */
+#define LIMIT_CERTIFICATE_MS (90ll * 24 * 3600 * 1000) /* of nodes and users; renewed at 2/3 */
+/* refusals that are told one by one in a minute; the others are only counted: each costs a write */
+#define LIMIT_REFUSALS_TOLD 10u
+#define LIMIT_REFUSALS_WINDOW_MS 60000
+
 /* --- store --- */
 /* environments kept in memory without a live job; the oldest go */
 #define LIMIT_IDLE_ENVIRONMENTS 64u

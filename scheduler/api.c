@@ -12,6 +12,7 @@
 #include "accel/v1/event.pb-c.h"
 #include "accel/v1/job.pb-c.h"
 #include "accel/v1/node.pb-c.h"
+#include "accel/v1/trust.pb-c.h"
 #include "common/clock.h"
 #include "common/limits.h"
 #include "scheduler/shell.h"
@@ -144,6 +145,16 @@ static void on_admin(void *ctx, const struct rpc_event *ev)
     }
 }
 
+/* Until the coordinator listens to other machines. */
+static void on_trust(void *ctx, const struct rpc_event *ev)
+{
+    struct shell *s = ctx;
+
+    if (ev->type == RPC_OPEN)
+        rpc_server_end(s->server, ev->call, NULL, 0, ACCEL_EUNIMPL,
+                       "this coordinator serves its own host only");
+}
+
 #define DESC(name) &accel__v1__##name##__descriptor
 #define SMALL      LIMIT_SMALL_MESSAGE_BYTES
 #define UNARY(path, rq, rp, role, cap, handler, id)                                                \
@@ -177,6 +188,23 @@ static const struct rpc_method methods[] = {
            COORD_EVENTS),
     {"/accel.v1.Agent/Session", DESC(agent_up), DESC(coord_down), true, true, RPC_ROLE_NODE,
      LIMIT_FRAME_BYTES, to_core, COORD_SESSION},
+    UNARY("/accel.v1.Trust/Enroll", enroll_request, enroll_reply, RPC_ROLE_NONE, SMALL, on_trust,
+          COORD_ENROLL),
+    /* Nodes and users alike: who has a certificate is asked in the core. */
+    UNARY("/accel.v1.Trust/Renew", renew_request, renew_reply, RPC_ROLE_NONE, SMALL, on_trust,
+          COORD_RENEW),
+    UNARY("/accel.v1.Trust/CreateNodeToken", create_node_token_request, create_node_token_reply,
+          RPC_ROLE_ADMIN, SMALL, on_trust, COORD_CREATE_TOKEN),
+    UNARY("/accel.v1.Trust/SignUser", sign_user_request, sign_user_reply, RPC_ROLE_ADMIN, SMALL,
+          on_trust, COORD_SIGN_USER),
+    UNARY("/accel.v1.Trust/RevokeUser", revoke_user_request, revoke_user_reply, RPC_ROLE_ADMIN,
+          SMALL, to_core, COORD_REVOKE_USER),
+    UNARY("/accel.v1.Trust/RemoveNode", remove_node_request, remove_node_reply, RPC_ROLE_ADMIN,
+          SMALL, to_core, COORD_REMOVE_NODE),
+    UNARY("/accel.v1.Trust/ListUsers", list_users_request, list_users_reply, RPC_ROLE_OPERATOR,
+          SMALL, to_core, COORD_LIST_USERS),
+    UNARY("/accel.v1.Trust/SetRole", set_role_request, set_role_reply, RPC_ROLE_ADMIN, SMALL,
+          to_core, COORD_SET_ROLE),
     UNARY("/accel.v1.Admin/Status", status_request, status_reply, RPC_ROLE_USER, SMALL, on_admin,
           ADMIN_STATUS),
     UNARY("/accel.v1.Admin/Snapshot", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, SMALL,

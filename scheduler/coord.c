@@ -5,6 +5,7 @@
  */
 #include "common/pack.h"
 #include "scheduler/coord_internal.h"
+#include "scheduler/coord_trust.h"
 
 /* --- batches --- */
 
@@ -18,6 +19,7 @@ void coord_batch_done(struct coord_batch *b)
 {
     arena_done(&b->arena);
     free(b->outputs);
+    free(b->notes);
     free(b->records);
     *b = (struct coord_batch){0};
 }
@@ -26,6 +28,7 @@ void coord_batch_reset(struct coord_batch *b)
 {
     arena_reset(&b->arena);
     b->output_count = 0;
+    b->note_count = 0;
     b->record_count = 0;
     b->is_durable = false;
 }
@@ -80,6 +83,30 @@ void out_fail(struct coord *c, uint64_t call, int code, const char *fmt, ...)
 static void *arena_pb_alloc(void *data, size_t size)
 {
     return arena_alloc(data, size);
+}
+
+static struct coord_note *note_add(struct coord *c)
+{
+    struct coord_batch *b = c->out;
+
+    CHECK(b);
+    if (b->note_count == b->note_cap) {
+        b->note_cap = b->note_cap ? b->note_cap * 2 : 4;
+        b->notes = xrealloc(b->notes, b->note_cap * sizeof(*b->notes));
+    }
+    struct coord_note *n = &b->notes[b->note_count++];
+    *n = (struct coord_note){0};
+    return n;
+}
+
+void note_log(struct coord *c, const char *text)
+{
+    note_add(c)->log = arena_strdup(&c->out->arena, text);
+}
+
+void note_drop(struct coord *c, const char *serial)
+{
+    note_add(c)->drop_serial = arena_strdup(&c->out->arena, serial);
 }
 
 static void arena_pb_free(void *data, void *p)
@@ -165,6 +192,7 @@ void call_free(struct coord *c, struct call *call)
         c->user_calls--;
     HASH_DELETE(hh, c->calls, call);
     free(call->request);
+    free(call->peer_node);
     free(call);
 }
 
@@ -204,6 +232,14 @@ static void step_open(struct coord *c, const struct coord_event *ev)
     case COORD_LOG_READ: call_log_read(c, ev); break;
     case COORD_NODES: call_nodes(c, ev); break;
     case COORD_EVENTS: call_events(c, ev); break;
+    case COORD_ENROLL:
+    case COORD_RENEW:
+    case COORD_CREATE_TOKEN:
+    case COORD_SIGN_USER:
+    case COORD_REVOKE_USER:
+    case COORD_REMOVE_NODE:
+    case COORD_LIST_USERS:
+    case COORD_SET_ROLE: call_trust(c, ev); break;
     case COORD_SESSION:
     case COORD_METHOD_COUNT: CHECK(!"a unary method"); break;
     }
@@ -266,6 +302,7 @@ void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batc
     case COORD_EV_TICK: step_tick(c); break;
     case COORD_EV_STOP: step_stop(c); break;
     case COORD_EV_CALL: step_call(c, ev); break;
+    case COORD_EV_REFUSED: trust_refuse(c, ev->refusal, "%s", ev->text); break;
     }
     if (c->needs_placing)
         place_pending(c);
@@ -286,6 +323,7 @@ struct coord *coord_create(const struct coord_config *config)
     lifecycle_verify(&node_lifecycle);
     lifecycle_verify(&session_lifecycle);
     c->config = *config;
+    c->trust = trust_create();
     c->seq_next = 1;
     c->job_id_next = 1;
     c->environment_id_next = 1;
@@ -344,6 +382,7 @@ void coord_destroy(struct coord *c)
         free(r);
     }
     destroy_environments(c);
+    trust_destroy(c->trust);
     history_done(c);
     free(c->jobs);
     free(c->dirty_jobs);

@@ -21,6 +21,7 @@
 #include "common/arena.h"
 #include "common/caller.h"
 #include "common/error.h"
+#include "common/pki.h"
 #include "common/trace.h"
 #include "scheduler/record.h"
 
@@ -40,6 +41,14 @@ enum coord_method {
     COORD_NODES,
     COORD_EVENTS,
     COORD_SESSION, /* an agent: bidi */
+    COORD_ENROLL,  /* from here on the service Trust; see struct coord_grant */
+    COORD_RENEW,
+    COORD_CREATE_TOKEN,
+    COORD_SIGN_USER,
+    COORD_REVOKE_USER,
+    COORD_REMOVE_NODE,
+    COORD_LIST_USERS,
+    COORD_SET_ROLE,
     COORD_METHOD_COUNT
 };
 
@@ -50,8 +59,33 @@ struct coord_config {
     struct trace *trace;      /* NULL in production */
 };
 
+/* What the shell's cryptography has made for a call of Trust. It counts only if the core says so:
+ * then it is kept, and sent after the commit. All borrowed during the step. */
+struct coord_grant {
+    const uint8_t *hash; /* Enroll, CreateNodeToken: SHA-256 of the secret; else NULL */
+    /* Enroll, Renew, SignUser: the certificate. NULL: coord_may_enroll() said no. */
+    const char *certificate_pem, *ca_pem;
+    const char *serial;
+    int64_t not_after_ms;      /* of the certificate; CreateNodeToken: of the token */
+    const char *token;         /* CreateNodeToken: its text */
+    const char *const *addresses; /* of this coordinator */
+    size_t address_count;
+};
+
+/* Why somebody was not let do what he tried; counted since the start. */
+enum coord_refusal {
+    COORD_REFUSED_HANDSHAKE,   /* no certificate of ours, or it is not valid now */
+    COORD_REFUSED_CERTIFICATE, /* revoked, or not known here */
+    COORD_REFUSED_TOKEN,
+    COORD_REFUSED_RIGHTS,  /* his role, or the job is not his */
+    COORD_REFUSED_SESSION, /* a node that is not who it says */
+    COORD_REFUSED_REPORT,  /* about an attempt that is not the node's or never was */
+    COORD_REFUSAL_COUNT
+};
+
 enum coord_event_type {
-    COORD_EV_CALL, /* method, call, who, rpc_type, msg */
+    COORD_EV_CALL,    /* method, call, who, rpc_type, msg */
+    COORD_EV_REFUSED, /* refusal, text: the shell or a transport has refused somebody */
     COORD_EV_TICK, /* the deadline passed */
     COORD_EV_STOP, /* a planned stop: agents are told (Bye) */
 };
@@ -65,6 +99,9 @@ struct coord_event {
     uint64_t call;
     const struct rpc_identity *who;
     const ProtobufCMessage *msg; /* borrowed during the step */
+    const struct coord_grant *grant; /* calls of Trust only */
+    enum coord_refusal refusal;
+    const char *text;
 };
 
 struct coord_output {
@@ -75,10 +112,17 @@ struct coord_output {
     const void *data; /* packed message, in the arena; NULL: none */
     size_t len;
 };
+/* What else is to be done once the batch is durable. */
+struct coord_note {
+    const char *log;         /* a warning for the log, or NULL */
+    const char *drop_serial; /* end all calls of this certificate's holder, or NULL */
+};
 struct coord_batch {
     struct arena arena; /* owns all that outputs and records point to */
     struct coord_output *outputs;
     size_t output_count, output_cap;
+    struct coord_note *notes;
+    size_t note_count, note_cap;
     struct record *records;
     size_t record_count, record_cap;
     bool is_durable; /* set by the shell when the records are committed; outputs leave only then */
@@ -111,6 +155,17 @@ uint32_t coord_nodes_ready(const struct coord *c);
 uint32_t coord_nodes_known(const struct coord *c);
 /* May the daemon go: no live job, no open call but agents' sessions. */
 bool coord_is_idle(const struct coord *c);
+
+/* Whether this token would serve now; Enroll decides again. Saves the cryptography for those who
+ * guess. */
+bool coord_may_enroll(const struct coord *c, const uint8_t hash[PKI_HASH_BYTES], int64_t wall_ms);
+/* Who the holder of a certificate is that the transport has verified: fills role, user and node.
+ * ACCEL_EPERM: it was revoked, or this coordinator does not know it. */
+int coord_identify(const struct coord *c, enum pki_kind kind, const char *name, const char *serial,
+                   int64_t wall_ms, struct rpc_identity *ret_who, struct accel_error *err);
+/* Of a user by name; USER where nobody has said otherwise. */
+enum rpc_role coord_role(const struct coord *c, const char *name);
+const uint64_t *coord_refused(const struct coord *c); /* COORD_REFUSAL_COUNT of them */
 
 /* For docs/LIFECYCLES.md. */
 struct lifecycle;

@@ -6,6 +6,7 @@
  * acknowledged and otherwise ignored.
  */
 #include "scheduler/coord_internal.h"
+#include "scheduler/coord_trust.h"
 
 static const char *const state_names[] = {"OPENING", "LIVE", "CLOSED"};
 static const char *const event_names[] = {"HELLO", "MESSAGE", "REPLACED", "LOST"};
@@ -457,6 +458,39 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
     node_resume_parked(c, n);
 }
 
+/* What a certificate does not allow. Local sessions are those of root and our own user, who are the
+ * host. NULL: all is well; the text is for the caller. */
+static const char *hello_lie(struct coord *c, const struct call *session, const Accel__V1__Hello *h)
+{
+    /* Eras and epochs begin at the time: one that is far ahead was never given out. */
+    const uint64_t ahead = (uint64_t)MAX(c->wall_ms, 0) + 24u * 3600 * 1000;
+    const char *name = h->node ? h->node->name : "";
+    const struct node *n = node_find(c, name);
+
+    if (!session->peer_node)
+        return NULL;
+    if (strcmp(session->peer_node, name)) {
+        trust_refuse(c, COORD_REFUSED_SESSION, "node %s said that it is node %.64s",
+                     session->peer_node, name);
+        return arena_printf(&c->out->arena,
+                            "the certificate is of node %s\ntry: acceld --node-name %s",
+                            session->peer_node, session->peer_node);
+    }
+    if (h->era > MAX(ahead, c->era) || h->epoch > MAX(ahead, c->epoch)) {
+        trust_refuse(c, COORD_REFUSED_SESSION, "node %s named an era of the future", name);
+        return "no coordinator has had the era or the epoch that the node names";
+    }
+    if (n && n->session && n->machine_id && strcmp(n->machine_id, h->machine_id)) {
+        trust_refuse(c, COORD_REFUSED_SESSION, "another machine came with the certificate of %s",
+                     name);
+        return arena_printf(&c->out->arena,
+                            "another machine is connected as node %s\nwhy: its state directory was"
+                            " copied\ntry: accelctl node remove %s, and enrol both again",
+                            name, name);
+    }
+    return NULL;
+}
+
 /* The agent has said what cannot be. */
 static void session_break(struct coord *c, struct call *session, const char *why)
 {
@@ -485,6 +519,11 @@ static void session_apply(struct coord *c, struct call *session, enum session_ev
         return;
     }
     if (ev == SESSION_EV_HELLO) {
+        const char *lie = hello_lie(c, session, up->hello);
+        if (lie) {
+            session_refuse(c, session, ACCEL_EPERM, lie);
+            return;
+        }
         const char *problem = hello_problem(
             c, up->hello, up->hello->node ? node_find(c, up->hello->node->name) : NULL);
         if (problem) {
@@ -508,6 +547,66 @@ static void session_apply(struct coord *c, struct call *session, enum session_ev
         call_free(c, session);
 }
 
+/* A pointer that outlives its node would be worse than none. */
+static void forget_node(struct coord *c, const struct node *n)
+{
+    for (size_t i = 0; i < c->job_count; i++) {
+        struct attempt *a;
+        TAILQ_FOREACH(a, &c->jobs[i]->run->attempts, of_job)
+        {
+            for (size_t k = 0; k < a->share_count; k++)
+                if (a->shares[k].node == n)
+                    a->shares[k].node = NULL;
+        }
+    }
+}
+
+static void delete_node_rows(struct coord *c, const struct node *n)
+{
+    struct record *r = mark_loose(c, RECORD_NODE);
+
+    r->is_delete = true;
+    r->u.node.name = arena_strdup(&c->loose_arena, n->name);
+    for (size_t i = 0; i < n->device_count; i++) {
+        r = mark_loose(c, RECORD_DEVICE);
+        r->is_delete = true;
+        r->u.device.node = arena_strdup(&c->loose_arena, n->name);
+        r->u.device.id = arena_strdup(&c->loose_arena, n->devices[i].id);
+    }
+}
+
+uint32_t node_remove(struct coord *c, struct node *n)
+{
+    char text[LIMIT_REASON_BYTES];
+    struct call *session = n->session;
+    uint32_t attempts = 0;
+    struct share *s;
+
+    LIST_FOREACH(s, &n->shares, on_node)
+    {
+        Accel__V1__AttemptRef ref = ACCEL__V1__ATTEMPT_REF__INIT;
+        ref.job_id = s->attempt->job->id;
+        ref.attempt = s->attempt->number;
+        ref.era = c->era;
+        send_fence(c, n, &ref); /* if it still listens, nothing runs on unseen */
+    }
+    if (session) {
+        out_fail(c, session->id, ACCEL_EPERM, "node %s was removed\ntry: enrol it again", n->name);
+        session_apply(c, session, SESSION_EV_LOST, NULL);
+    }
+    snprintf(text, sizeof(text), "node %s was removed", n->name);
+    for (; (s = LIST_FIRST(&n->shares)); attempts++)
+        share_lost(c, s, text);
+    node_fail_calls(c, n, "it was removed");
+    node_fail_parked(c, n, "it was removed");
+    delete_node_rows(c, n);
+    forget_node(c, n);
+    node_free(c, n);
+    c->nodes_changed = true;
+    c->needs_placing = true;
+    return attempts;
+}
+
 void call_session(struct coord *c, const struct coord_event *ev)
 {
     const Accel__V1__AgentUp *up = (const Accel__V1__AgentUp *)ev->msg;
@@ -519,6 +618,8 @@ void call_session(struct coord *c, const struct coord_event *ev)
         session = call_new(c, ev->call, CALL_SESSION);
         session->session_state = SESSION_OPENING;
         session->session_is_local = ev->who->is_local;
+        if (ev->who->role == RPC_ROLE_NODE)
+            session->peer_node = xstrdup(ev->who->node);
     }
     if (!session)
         return;

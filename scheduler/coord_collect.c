@@ -205,6 +205,18 @@ static void collect_loose(struct coord *c, struct coord_batch *b)
             r->u.device.node = text_dup(a, r->u.device.node);
             r->u.device.id = text_dup(a, r->u.device.id);
             break;
+        case RECORD_NODE: /* deletes: key only */
+            r->u.node = (struct record_node){.name = text_dup(a, r->u.node.name)};
+            break;
+        case RECORD_USER: r->u.user.name = text_dup(a, r->u.user.name); break;
+        case RECORD_CERTIFICATE:
+            r->u.certificate.serial = text_dup(a, r->u.certificate.serial);
+            r->u.certificate.name = text_dup(a, r->u.certificate.name);
+            break;
+        case RECORD_TOKEN:
+            r->u.token.hash = blob_dup(a, r->u.token.hash.data, r->u.token.hash.len);
+            r->u.token.by = text_dup(a, r->u.token.by);
+            break;
         default: /* keys are numbers */ break;
         }
     }

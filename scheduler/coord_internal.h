@@ -196,6 +196,7 @@ struct call { /* a call that was not answered in the step that opened it */
     bool is_owner;     /* CALL_WATCH */
     uint8_t session_state;
     bool session_is_local;
+    char *peer_node; /* CALL_SESSION of a certificate: the only node it may be; else NULL */
     uint8_t *request; /* CALL_LOG: packed LogReadRequest while parked */
     size_t request_len;
     uint64_t filter_job; /* CALL_EVENTS */
@@ -218,6 +219,10 @@ enum event_kind {
     EVENT_NODE_LOST,
     EVENT_STORE,
     EVENT_ROLLED_BACK,
+    EVENT_NODE_ENROLLED,
+    EVENT_NODE_REMOVED,
+    EVENT_USER, /* a certificate, a role */
+    EVENT_REFUSED,
     EVENT_KIND_COUNT
 };
 struct history_event {
@@ -260,6 +265,7 @@ struct coord {
     TAILQ_HEAD(, environment) env_idle;
     uint32_t env_idle_count;
     struct user *users;
+    struct trust *trust; /* coord_trust.h */
     struct node *nodes; /* in order of joining */
     struct call *calls;
     uint32_t user_calls; /* of kinds other than CALL_SESSION */
@@ -289,6 +295,8 @@ void out_send(struct coord *c, uint64_t call, const ProtobufCMessage *msg);
 void out_end(struct coord *c, uint64_t call,
              const ProtobufCMessage *msg); /* OK with a last message, or NULL */
 void out_fail(struct coord *c, uint64_t call, int code, const char *fmt, ...) PRINTF_LIKE(4, 5);
+void note_log(struct coord *c, const char *text);
+void note_drop(struct coord *c, const char *serial);
 void mark_job(struct coord *c, struct job *j);
 void mark_attempt(struct coord *c, struct attempt *a, bool with_workers);
 void mark_node(struct coord *c, struct node *n);
@@ -408,6 +416,8 @@ void call_nodes(struct coord *c, const struct coord_event *ev);
 void call_log_read(struct coord *c, const struct coord_event *ev);
 void call_input(struct coord *c, const struct coord_event *ev);
 void call_session(struct coord *c, const struct coord_event *ev); /* any rpc_type */
+/* Forgets the node: its session ends, what runs there is lost. Returns how many attempts were. */
+uint32_t node_remove(struct coord *c, struct node *n);
 void logs_attempt_changed(struct coord *c, struct job *j);        /* parked reads may go on */
 void logs_answer(struct coord *c, const Accel__V1__LogData *msg);
 void input_answer(struct coord *c, const Accel__V1__InputDone *msg);
@@ -415,6 +425,12 @@ void node_fail_calls(struct coord *c, struct node *n, const char *why);
 void node_fail_parked(struct coord *c, struct node *n, const char *why);
 void node_resume_parked(struct coord *c, struct node *n);
 void request_load(struct coord *c, const struct record_request *r);
+/* True when the call was answered from memory, or refused because the id is bad. */
+bool request_answered(struct coord *c, const struct coord_event *ev, ProtobufCBinaryData id,
+                      const char *method);
+/* Ends the call with this answer, which is the first and is remembered. */
+void request_end(struct coord *c, const struct coord_event *ev, ProtobufCBinaryData id,
+                 const char *method, const ProtobufCMessage *reply);
 void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply,
                       size_t len);
 /* coord_fence.c */

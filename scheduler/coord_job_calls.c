@@ -5,6 +5,7 @@
  * here: a job's owner and operators.
  */
 #include "scheduler/coord_internal.h"
+#include "scheduler/coord_trust.h"
 
 /* --- requests: first answers of mutating calls --- */
 
@@ -79,9 +80,8 @@ void request_remember(struct coord *c, const uint8_t *id, const char *method, co
     requests_expire(c);
 }
 
-/* True when the call was answered from memory, or refused because the id is bad. */
-static bool request_answered(struct coord *c, const struct coord_event *ev, ProtobufCBinaryData id,
-                             const char *method)
+bool request_answered(struct coord *c, const struct coord_event *ev, ProtobufCBinaryData id,
+                      const char *method)
 {
     if (id.len != LIMIT_REQUEST_ID_BYTES) {
         out_fail(c, ev->call, ACCEL_EINVAL, "the request id must have %u bytes",
@@ -101,6 +101,15 @@ static bool request_answered(struct coord *c, const struct coord_event *ev, Prot
     o->data = arena_dup(&b->arena, r->reply, r->reply_len + (r->reply_len == 0));
     o->len = r->reply_len;
     return true;
+}
+
+void request_end(struct coord *c, const struct coord_event *ev, ProtobufCBinaryData id,
+                 const char *method, const ProtobufCMessage *reply)
+{
+    out_end(c, ev->call, reply);
+    const struct coord_output *o = &c->out->outputs[c->out->output_count - 1];
+    CHECK(o->is_end && o->call == ev->call);
+    request_remember(c, id.data, method, o->data, o->len);
 }
 
 /* --- rights --- */
@@ -134,6 +143,8 @@ struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job
         return NULL;
     }
     if (!job_may_control(j, ev->who)) {
+        trust_refuse(c, COORD_REFUSED_RIGHTS, "%s asked for job %llu of %s", trust_who(c, ev->who),
+                     (unsigned long long)job_id, j->user->name);
         out_fail(c, ev->call, ACCEL_EPERM, "job %llu belongs to %s", (unsigned long long)job_id,
                  j->user->name);
         return NULL;
@@ -379,10 +390,12 @@ static void cancel_one(struct coord *c, const struct coord_event *ev, uint64_t i
     one->job_id = id;
     if (!j)
         one->error = arena_printf(a, "no job %llu", (unsigned long long)id);
-    else if (!job_may_control(j, ev->who))
+    else if (!job_may_control(j, ev->who)) {
+        trust_refuse(c, COORD_REFUSED_RIGHTS, "%s asked to cancel job %llu of %s",
+                     trust_who(c, ev->who), (unsigned long long)id, j->user->name);
         one->error =
             arena_printf(a, "job %llu belongs to %s", (unsigned long long)id, j->user->name);
-    else if (!job_is_live(j))
+    } else if (!job_is_live(j))
         one->error = arena_printf(a, "job %llu has ended", (unsigned long long)id);
     else
         job_apply(c, j, JOB_EV_CANCEL, &data);
@@ -417,10 +430,7 @@ void call_cancel(struct coord *c, const struct coord_event *ev)
         reply.jobs[reply.n_jobs] = ARENA_NEW(a, Accel__V1__CancelReply__One);
         cancel_one(c, ev, c->jobs[i]->id, rq->kill, reply.jobs[reply.n_jobs++]);
     }
-    out_end(c, ev->call, &reply.base);
-    const struct coord_output *o = &c->out->outputs[c->out->output_count - 1];
-    CHECK(o->is_end && o->call == ev->call);
-    request_remember(c, rq->request_id.data, "Cancel", o->data, o->len);
+    request_end(c, ev, rq->request_id, "Cancel", &reply.base);
 }
 
 void call_signal(struct coord *c, const struct coord_event *ev)

@@ -6,6 +6,7 @@
  */
 #include "common/codec.h"
 #include "scheduler/coord_internal.h"
+#include "scheduler/coord_trust.h"
 
 static void load_run(struct job *j, const struct record_job *r)
 {
@@ -238,7 +239,7 @@ void coord_load(struct coord *c, const struct record *rec)
     case RECORD_EVENT: history_load(c, &rec->u.event); break;
     case RECORD_USER:
     case RECORD_CERTIFICATE:
-    case RECORD_TOKEN:
+    case RECORD_TOKEN: trust_load(c, rec); break;
     case RECORD_TABLE_COUNT: break;
     }
 }

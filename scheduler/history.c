@@ -19,6 +19,10 @@ static const char *const kind_names[EVENT_KIND_COUNT] = {
     [EVENT_NODE_LOST] = "node.lost",
     [EVENT_STORE] = "coordinator.started",
     [EVENT_ROLLED_BACK] = "coordinator.rolled_back",
+    [EVENT_NODE_ENROLLED] = "node.enrolled",
+    [EVENT_NODE_REMOVED] = "node.removed",
+    [EVENT_USER] = "user.changed",
+    [EVENT_REFUSED] = "refused",
 };
 
 static struct history_event *ring_at(const struct coord *c, size_t i)
@@ -224,6 +228,8 @@ static bool may_see_event(struct coord *c, const struct rpc_identity *who,
 {
     const struct job *j = e->job_id ? job_find(c, e->job_id) : NULL;
 
+    if (e->kind == EVENT_USER || e->kind == EVENT_REFUSED)
+        return who->role >= RPC_ROLE_OPERATOR;
     return !j || job_may_control(j, who);
 }
 

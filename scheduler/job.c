@@ -337,7 +337,7 @@ static void result_of_attempt(struct job *j, const struct attempt *a)
     job_set_text(&j->run->reason, a->text);
 }
 
-static void effect_intend(struct coord *c, struct job *j, enum job_event ev)
+static void effect_intend(struct coord *c, struct job *j, enum job_event ev, bool is_end)
 {
     bool limit = ev == JOB_EV_TIME_LIMIT;
     struct job_run *run = job_run(j);
@@ -348,7 +348,8 @@ static void effect_intend(struct coord *c, struct job *j, enum job_event ev)
     job_set_text(&run->reason, limit ? "its time limit has passed" : "cancelled");
     heap_remove(&c->timers, &run->limit.node);
     mark_job(c, j);
-    history_add(c, EVENT_JOB_STOPPING, j->id, run->attempt, NULL, "%s", run->reason);
+    if (!is_end) /* else the end that follows at once says the same */
+        history_add(c, EVENT_JOB_STOPPING, j->id, run->attempt, NULL, "%s", run->reason);
 }
 
 /* Ends that say nothing of the workers: a stop that found them so still ends as the user asked. */
@@ -424,7 +425,7 @@ static void run_effects(struct coord *c, struct job *j, const struct lifecycle_r
         c->needs_placing |= !(fx & EFFECT_START); /* it may have held up those behind it */
     }
     if (fx & EFFECT_INTEND)
-        effect_intend(c, j, ev);
+        effect_intend(c, j, ev, fx & EFFECT_FINISH);
     if (fx & EFFECT_START)
         effect_start(c, j);
     if (fx & EFFECT_RUNNING)

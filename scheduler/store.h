@@ -26,8 +26,8 @@ struct store;
 struct store_ops {
     /* Calls on_record for every row: meta first, then environments, jobs by id, attempts by (job,
      * number), workers by (job, attempt, rank), nodes, devices, requests, events by seq, users,
-     * certificates, tokens (all by their keys). Records are borrowed during the callback. On a failure some may have been
-     * given already. The spec of an ENDED job comes empty. */
+     * certificates, tokens (all by their keys). Records are borrowed during the callback. On a
+     * failure some may have been given already. The spec of an ENDED job comes empty. */
     int (*load)(struct store *s, void (*on_record)(void *ctx, const struct record *rec), void *ctx,
                 struct accel_error *err);
     /* Of a job that exists only what may change is written: state, result, reason, attempt,
