@@ -416,10 +416,17 @@ int rpc_caller_check(const struct rpc_service *svc, const char *name, size_t len
         text[n] = 0;
         return error_set(err, ACCEL_EUNIMPL, "there is no method \"%s\" here", text);
     }
-    if (!is_allowed(who, m->role))
-        return error_set(err, ACCEL_EPERM, "%s is for the role %s; %s has the role %s", m->name,
-                         role_name(m->role), who->user[0] ? who->user : "the caller",
-                         role_name(who->role));
+    if (!is_allowed(who, m->role)) {
+        struct accel_error why;
+        int r = error_set(&why, ACCEL_EPERM, "%s is for the role %s; %s has the role %s", m->name,
+                          role_name(m->role), who->user[0] ? who->user : "the caller",
+                          role_name(who->role));
+        if (svc->on_refused)
+            svc->on_refused(svc->ctx, who, why.text);
+        if (err)
+            *err = why;
+        return r;
+    }
     *ret_method = m;
     return 0;
 }
@@ -464,6 +471,8 @@ static int on_open(struct rpc_conn *c, const struct rpc_frame *f)
     if (call_find(c, f->call))
         return ACCEL_EPROTO;
     const struct rpc_method *m = NULL;
+    if (c->core->svc->refresh)
+        c->core->svc->refresh(c->core->svc->ctx, &c->who);
     int r = open_check(c, f, &m, &err);
     if (r == 0 && f->has_body)
         r = request_unpack(c->core, f, m, &msg, &err);
