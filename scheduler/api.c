@@ -27,7 +27,7 @@ enum admin_method {
 
 static void to_core(void *ctx, const struct rpc_event *ev)
 {
-    shell_on_call(ctx, ev);
+    shell_on_call(ctx, ev, NULL);
 }
 
 static void end_with(struct shell *s, uint64_t call, const ProtobufCMessage *msg)
@@ -36,13 +36,26 @@ static void end_with(struct shell *s, uint64_t call, const ProtobufCMessage *msg
     uint8_t *packed = xcalloc(1, len + 1);
 
     protobuf_c_message_pack(msg, packed);
-    rpc_server_end(s->server, call, packed, len, 0, "");
+    shell_end(s, call, packed, len, 0, "");
     free(packed);
+}
+
+static void fill_refusals(const struct shell *s, Accel__V1__Refusals *m)
+{
+    const uint64_t *refused = coord_refused(s->core);
+
+    m->handshakes = refused[COORD_REFUSED_HANDSHAKE];
+    m->certificates = refused[COORD_REFUSED_CERTIFICATE];
+    m->tokens = refused[COORD_REFUSED_TOKEN];
+    m->rights = refused[COORD_REFUSED_RIGHTS];
+    m->sessions = refused[COORD_REFUSED_SESSION];
+    m->reports = refused[COORD_REFUSED_REPORT];
 }
 
 static void on_status(struct shell *s, uint64_t call)
 {
     Accel__V1__StatusReply m = ACCEL__V1__STATUS_REPLY__INIT;
+    Accel__V1__Refusals refused = ACCEL__V1__REFUSALS__INIT;
 
     m.version = (char *)ACCEL_VERSION;
     m.era = coord_era(s->core);
@@ -58,6 +71,8 @@ static void on_status(struct shell *s, uint64_t call)
     m.store = (char *)s->store->ops->describe(s->store);
     m.store_error = (char *)(s->failing.code ? s->failing.text : "");
     m.idle_exit = s->options->idle_exit_ms > 0;
+    fill_refusals(s, &refused);
+    m.refused = &refused;
     end_with(s, call, &m.base);
 }
 
@@ -88,7 +103,7 @@ static void on_snapshot_done(void *ctx, int r, uint64_t bytes, const struct acce
     if (!op->shell->server)
         ; /* stopping: the caller was told that the connection is gone */
     else if (r < 0)
-        rpc_server_end(op->shell->server, op->call, NULL, 0, r, err->text);
+        shell_end(op->shell, op->call, NULL, 0, r, err->text);
     else
         end_with(op->shell, op->call, &m.base);
     free(op);
@@ -98,7 +113,7 @@ static void on_snapshot(struct shell *s, uint64_t call, const Accel__V1__Snapsho
 {
     if (rq->path.len == 0 || rq->path.data[0] != '/' || rq->path.len >= 4096 ||
         memchr(rq->path.data, 0, rq->path.len)) {
-        rpc_server_end(s->server, call, NULL, 0, ACCEL_EINVAL, "the file must be an absolute path");
+        shell_end(s, call, NULL, 0, ACCEL_EINVAL, "the file must be an absolute path");
         return;
     }
     char *path = xcalloc(1, rq->path.len + 1);
@@ -120,7 +135,7 @@ static void on_check_done(void *ctx, int r, const char *const *problems,
     if (!op->shell->server)
         ;
     else if (r < 0)
-        rpc_server_end(op->shell->server, op->call, NULL, 0, r, err->text);
+        shell_end(op->shell, op->call, NULL, 0, r, err->text);
     else
         end_with(op->shell, op->call, &m.base);
     free(op);
@@ -143,16 +158,6 @@ static void on_admin(void *ctx, const struct rpc_event *ev)
         shell_stop(s, "asked to by a caller");
         break;
     }
-}
-
-/* Until the coordinator listens to other machines. */
-static void on_trust(void *ctx, const struct rpc_event *ev)
-{
-    struct shell *s = ctx;
-
-    if (ev->type == RPC_OPEN)
-        rpc_server_end(s->server, ev->call, NULL, 0, ACCEL_EUNIMPL,
-                       "this coordinator serves its own host only");
 }
 
 #define DESC(name) &accel__v1__##name##__descriptor
@@ -188,15 +193,15 @@ static const struct rpc_method methods[] = {
            COORD_EVENTS),
     {"/accel.v1.Agent/Session", DESC(agent_up), DESC(coord_down), true, true, RPC_ROLE_NODE,
      LIMIT_FRAME_BYTES, to_core, COORD_SESSION},
-    UNARY("/accel.v1.Trust/Enroll", enroll_request, enroll_reply, RPC_ROLE_NONE, SMALL, on_trust,
+    UNARY("/accel.v1.Trust/Enroll", enroll_request, enroll_reply, RPC_ROLE_NONE, SMALL, shell_on_trust,
           COORD_ENROLL),
     /* Nodes and users alike: who has a certificate is asked in the core. */
-    UNARY("/accel.v1.Trust/Renew", renew_request, renew_reply, RPC_ROLE_NONE, SMALL, on_trust,
+    UNARY("/accel.v1.Trust/Renew", renew_request, renew_reply, RPC_ROLE_NONE, SMALL, shell_on_trust,
           COORD_RENEW),
     UNARY("/accel.v1.Trust/CreateNodeToken", create_node_token_request, create_node_token_reply,
-          RPC_ROLE_ADMIN, SMALL, on_trust, COORD_CREATE_TOKEN),
+          RPC_ROLE_ADMIN, SMALL, shell_on_trust, COORD_CREATE_TOKEN),
     UNARY("/accel.v1.Trust/SignUser", sign_user_request, sign_user_reply, RPC_ROLE_ADMIN, SMALL,
-          on_trust, COORD_SIGN_USER),
+          shell_on_trust, COORD_SIGN_USER),
     UNARY("/accel.v1.Trust/RevokeUser", revoke_user_request, revoke_user_reply, RPC_ROLE_ADMIN,
           SMALL, to_core, COORD_REVOKE_USER),
     UNARY("/accel.v1.Trust/RemoveNode", remove_node_request, remove_node_reply, RPC_ROLE_ADMIN,
@@ -219,7 +224,10 @@ static const struct rpc_method methods[] = {
 
 const struct rpc_service *api_service(struct shell *s)
 {
-    static struct rpc_service service = {.methods = methods, .count = ARRAY_LEN(methods)};
+    static struct rpc_service service = {.methods = methods,
+                                         .count = ARRAY_LEN(methods),
+                                         .refresh = shell_refresh_role,
+                                         .on_refused = shell_on_role_refused};
 
     service.ctx = s; /* one coordinator per process */
     return &service;

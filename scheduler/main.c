@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/limits.h"
@@ -53,6 +54,8 @@ static int run(const struct coordinator_options *options)
     r = path_socket_listen(options->socket_path, LIMIT_RPC_BACKLOG, &listen_fd, &err);
     if (r < 0)
         return fail(&err);
+    if (chmod(options->socket_path, options->socket_mode) < 0)
+        return fail(&(struct accel_error){.text = "cannot set the mode of the socket"});
     r = shell_serve(&shell, listen_fd, &err);
     if (r < 0)
         return fail(&err);

@@ -29,6 +29,32 @@ struct deferred {
 
 static void shell_flush(struct shell *s);
 
+/* --- answers --- */
+
+static struct rpc_server *server_of(const struct shell *s, uint64_t call)
+{
+    unsigned tag = remote_call_tag(call);
+
+    return tag == 0 ? s->server : tag <= ARRAY_LEN(s->remotes) ? s->remotes[tag - 1] : NULL;
+}
+
+void shell_send(struct shell *s, uint64_t call, const void *packed, size_t len)
+{
+    struct rpc_server *server = server_of(s, call);
+
+    if (server)
+        rpc_server_send(server, call, packed, len);
+}
+
+void shell_end(struct shell *s, uint64_t call, const void *packed, size_t len, int code,
+               const char *text)
+{
+    struct rpc_server *server = server_of(s, call);
+
+    if (server)
+        rpc_server_end(server, call, packed, len, code, text);
+}
+
 /* --- outputs: only after the commit that covers them --- */
 
 static void release_outputs(struct shell *s, struct coord_batch *b)
@@ -37,9 +63,15 @@ static void release_outputs(struct shell *s, struct coord_batch *b)
     for (size_t i = 0; i < b->output_count; i++) {
         const struct coord_output *o = &b->outputs[i];
         if (o->is_end)
-            rpc_server_end(s->server, o->call, o->data, o->len, o->code, o->text ? o->text : "");
+            shell_end(s, o->call, o->data, o->len, o->code, o->text ? o->text : "");
         else
-            rpc_server_send(s->server, o->call, o->data, o->len);
+            shell_send(s, o->call, o->data, o->len);
+    }
+    for (size_t i = 0; i < b->note_count; i++) {
+        if (b->notes[i].log)
+            log_warn("refused: %s", b->notes[i].log);
+        if (b->notes[i].drop_serial)
+            shell_remote_drop(s, b->notes[i].drop_serial);
     }
     coord_batch_reset(b);
 }
@@ -73,7 +105,7 @@ static void shell_flush(struct shell *s)
     coord_collect(s->core, s->open);
     struct coord_batch *b = s->open;
     if (b->record_count == 0) {
-        if (b->output_count)
+        if (b->output_count || b->note_count)
             release_outputs(s, b);
     } else {
         s->committing = b;
@@ -97,14 +129,15 @@ static void step(struct shell *s, struct coord_event *ev)
 
 static void step_call(struct shell *s, enum rpc_event_type type, uint64_t call,
                       const struct rpc_method *method, const struct rpc_identity *who,
-                      const ProtobufCMessage *msg)
+                      const ProtobufCMessage *msg, const struct coord_grant *grant)
 {
     struct coord_event ev = {.type = COORD_EV_CALL,
                              .method = (enum coord_method)method->id,
                              .rpc_type = type,
                              .call = call,
                              .who = who,
-                             .msg = msg};
+                             .msg = msg,
+                             .grant = grant};
 
     step(s, &ev);
 }
@@ -119,8 +152,7 @@ static void defer(struct shell *s, const struct rpc_event *ev)
 
     if (is_full && ev->type == RPC_MESSAGE) {
         struct rpc_event closed = *ev;
-        rpc_server_end(s->server, ev->call, NULL, 0, ACCEL_EUNAVAIL,
-                       "the store cannot write; come back later");
+        shell_end(s, ev->call, NULL, 0, ACCEL_EUNAVAIL, "the store cannot write; come back later");
         closed.type = RPC_CLOSED; /* the transport says no more of a call that we have ended */
         closed.msg = NULL;
         defer(s, &closed);
@@ -155,7 +187,7 @@ static void replay_deferred(struct shell *s)
             d->has_msg
                 ? protobuf_c_message_unpack(d->method->request, &codec_memory, d->len, d->packed)
                 : NULL;
-        step_call(s, d->type, d->call, d->method, &d->who, msg);
+        step_call(s, d->type, d->call, d->method, &d->who, msg, NULL);
         if (msg)
             protobuf_c_message_free_unpacked(msg, NULL);
         free(d);
@@ -163,18 +195,18 @@ static void replay_deferred(struct shell *s)
     }
 }
 
-void shell_on_call(struct shell *s, const struct rpc_event *ev)
+void shell_on_call(struct shell *s, const struct rpc_event *ev, const struct coord_grant *grant)
 {
     /* From here on nothing is decided: what closing connections would mean is for the next start.
      */
     if (s->is_flushed)
         return;
     if (s->failing.code && ev->type == RPC_OPEN)
-        rpc_server_end(s->server, ev->call, NULL, 0, ACCEL_EUNAVAIL, s->failing.text);
+        shell_end(s, ev->call, NULL, 0, ACCEL_EUNAVAIL, s->failing.text);
     else if (s->failing.code)
         defer(s, ev);
     else
-        step_call(s, ev->type, ev->call, ev->method, ev->who, ev->msg);
+        step_call(s, ev->type, ev->call, ev->method, ev->who, ev->msg, grant);
 }
 
 static void on_committed(void *ctx)
@@ -342,6 +374,9 @@ int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_option
     r = load_core(s, err);
     if (r < 0)
         return r;
+    r = shell_remote_open(s, err);
+    if (r < 0)
+        return r;
     r = store_thread_start(loop, s->store, &callbacks, s, &s->thread, err);
     if (r < 0)
         return r;
@@ -359,6 +394,10 @@ int shell_serve(struct shell *s, int listen_fd, struct accel_error *err)
 {
     int r = rpc_local_server_create(s->loop, listen_fd, api_service(s), &s->server, err);
 
+    if (r < 0)
+        return r;
+    s->servers = 1;
+    r = shell_remote_serve(s, err);
     if (r < 0)
         return r;
     if (watch_socket(s) < 0)
@@ -386,8 +425,17 @@ static void on_server_stopped(void *ctx)
 {
     struct shell *s = ctx;
 
-    s->server = NULL;
-    store_thread_stop(s->thread, on_store_stopped, s);
+    if (--s->servers == 0)
+        store_thread_stop(s->thread, on_store_stopped, s);
+}
+
+static void stop_servers(struct shell *s)
+{
+    struct rpc_server *server = s->server;
+
+    s->server = NULL; /* nobody is told anything from here on */
+    shell_remote_stop(s, on_server_stopped);
+    rpc_server_stop(server, on_server_stopped, s);
 }
 
 /* The server goes when nothing is left to be committed or said. */
@@ -398,7 +446,7 @@ static void maybe_finish_stop(struct shell *s)
     if (s->committing && !s->failing.code)
         return;
     s->is_flushed = true;
-    rpc_server_stop(s->server, on_server_stopped, s);
+    stop_servers(s);
 }
 
 void shell_stop(struct shell *s, const char *why)
@@ -416,7 +464,7 @@ void shell_stop(struct shell *s, const char *why)
     if (!s->is_stale && !s->failing.code)
         step(s, &ev);
     if (s->is_flushed)
-        rpc_server_stop(s->server, on_server_stopped, s);
+        stop_servers(s);
     else
         shell_flush(s);
 }
@@ -431,6 +479,7 @@ void shell_done(struct shell *s)
         free(d);
     }
     coord_destroy(s->core);
+    enrol_destroy(s->enrol);
     coord_batch_done(&s->batches[0]);
     coord_batch_done(&s->batches[1]);
 }

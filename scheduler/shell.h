@@ -13,8 +13,10 @@
 #include <uv.h>
 
 #include "common/loop.h"
+#include "common/remote.h"
 #include "common/rpc.h"
 #include "scheduler/coord.h"
+#include "scheduler/enrol.h"
 #include "scheduler/options.h"
 #include "scheduler/store_thread.h"
 
@@ -26,7 +28,12 @@ struct shell {
     struct coord *core;
     struct store *store; /* owned by `thread` once that runs */
     struct store_thread *thread;
-    struct rpc_server *server;
+    struct rpc_server *server;       /* this host's; NULL: not yet, or not any more */
+    const struct remote_ops *remote; /* NULL: this host only */
+    struct rpc_server *remotes[OPTIONS_LISTEN_MAX]; /* of tag index + 1 */
+    unsigned servers;        /* that still run: the store is closed after the last */
+    struct enrol *enrol;     /* with remote */
+    struct loop_timer renew; /* of our own certificate */
     struct coord_batch batches[2];
     struct coord_batch *open;       /* collects the outputs of steps */
     struct coord_batch *committing; /* NULL: no commit runs */
@@ -58,8 +65,23 @@ int shell_serve(struct shell *s, int listen_fd, struct accel_error *err);
 void shell_stop(struct shell *s, const char *why);
 void shell_done(struct shell *s); /* after the loop has ended */
 
-/* One event of the transport for a method of the core. */
-void shell_on_call(struct shell *s, const struct rpc_event *ev);
+/* One event of the transport for a method of the core; grant: of a call of Trust, or NULL. */
+void shell_on_call(struct shell *s, const struct rpc_event *ev, const struct coord_grant *grant);
+/* To whichever server the call came by; ignored when that is gone. */
+void shell_send(struct shell *s, uint64_t call, const void *packed, size_t len);
+void shell_end(struct shell *s, uint64_t call, const void *packed, size_t len, int code,
+               const char *text);
+
+/* shell_remote.c: what is there only with --listen tcp:. */
+int shell_remote_open(struct shell *s, struct accel_error *err);        /* keys; blocks */
+int shell_remote_serve(struct shell *s, struct accel_error *err);       /* the core is loaded */
+void shell_remote_stop(struct shell *s, void (*on_stopped)(void *ctx)); /* each server */
+void shell_remote_drop(struct shell *s, const char *serial);
+void shell_refused(struct shell *s, enum coord_refusal kind, const char *text);
+/* Handlers of struct rpc_service. */
+void shell_on_trust(void *ctx, const struct rpc_event *ev);
+void shell_on_role_refused(void *ctx, const struct rpc_identity *who, const char *text);
+void shell_refresh_role(void *ctx, struct rpc_identity *who);
 
 /* api.c: the service table; ctx of its handlers is the shell. */
 extern const struct rpc_service *api_service(struct shell *s);
