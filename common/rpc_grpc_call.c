@@ -31,12 +31,14 @@ struct served {
     bool has_end;       /* the status is known; after what is queued it goes */
     bool is_end_marked; /* it is ours, and not for want of a server */
     bool is_end_sent;
+    bool is_receiving;                     /* inside on_received: `received` is in use */
     bool is_held;                          /* `received` (NULL: the half close) came while paused */
     bool is_paused, is_read_done, is_dead; /* dead: nothing can be sent any more */
 };
 
 static void served_pump(struct served *c);
 static void on_received(struct wire_op *op, bool ok);
+static void served_receive(struct served *c);
 
 static struct served *node_served(const struct rpc_list *node)
 {
@@ -217,6 +219,8 @@ static void conn_flow(struct rpc_conn *conn, bool paused)
     c->is_paused = paused;
     if (!paused && c->is_held)
         served_later(c);
+    else if (!paused && c->is_opened)
+        served_receive(c);
 }
 
 static void conn_fail(struct rpc_conn *conn)
@@ -262,7 +266,7 @@ static void on_close(struct wire_op *op, bool ok)
 static void served_receive(struct served *c)
 {
     grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &c->received};
-    if (!c->is_read_done && !c->recv.is_busy && !c->is_held)
+    if (!c->is_read_done && !c->recv.is_busy && !c->is_held && !c->is_receiving)
         served_batch(c, &c->recv, on_received, &op, 1);
 }
 
@@ -293,12 +297,14 @@ static void on_received(struct wire_op *op, bool ok)
 {
     struct served *c = CONTAINER_OF(op, struct served, recv);
     grpc_slice body;
-    if (c->has_end || c->listener->is_stopping) {
+    c->is_receiving = true; /* `received` is in use */
+    if (c->has_end || c->listener->is_stopping || !ok) {
         c->is_read_done = true; /* nobody asks for it any more */
-    } else if (!ok) {
-        c->is_read_done = true;
+    } else if (!c->received && grpc_call_failed_before_recv_message(c->call)) {
+        c->is_read_done = true; /* no half close: on_close comes */
     } else if (c->is_paused) {
         c->is_held = true;
+        c->is_receiving = false;
         served_unref(c);
         return;
     } else if (!c->received) {
@@ -316,6 +322,7 @@ static void on_received(struct wire_op *op, bool ok)
     if (c->received)
         grpc_byte_buffer_destroy(c->received);
     c->received = NULL;
+    c->is_receiving = false;
     if (!c->is_paused)
         served_receive(c);
     served_unref(c);
