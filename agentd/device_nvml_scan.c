@@ -449,7 +449,8 @@ static bool is_about(const nvml_event_t *ev, const struct nvml_gpu *g, const cha
                                                    g->compute_instance == ev->compute_instance);
 }
 
-static void take_event(struct nvml_looker *l, const nvml_event_t *ev)
+static void take_event(struct nvml_looker *l, const struct nvml_snapshot *s,
+                       const nvml_event_t *ev)
 {
     const char *what = "double bit ECC error";
     char text[NVML_FAULT_BYTES], bus[32] = "";
@@ -471,9 +472,9 @@ static void take_event(struct nvml_looker *l, const nvml_event_t *ev)
         if (l->last->gpus[i].handle == ev->device)
             str_copy(bus, sizeof(bus), l->last->gpus[i].bus);
     }
-    for (size_t i = 0; l->last && i < l->last->count; i++) {
-        if (is_about(ev, &l->last->gpus[i], bus))
-            mark(l, &l->last->gpus[i], text, class == XID_FATAL);
+    for (size_t i = 0; i < s->count; i++) {
+        if (is_about(ev, &s->gpus[i], bus))
+            mark(l, &s->gpus[i], text, class == XID_FATAL);
     }
 }
 
@@ -561,11 +562,11 @@ struct nvml_snapshot *nvml_scan(struct nvml_looker *l, const nvml_event_t *event
     struct nvml_snapshot *s = snapshot_new(l);
     *ret_is_down = false;
     (void)NVML_CALL(sh, driver_version, s->driver, sizeof(s->driver));
-    for (size_t i = 0; i < event_count; i++)
-        take_event(l, &events[i]);
     for (unsigned i = 0; i < MIN(count, NVML_GPUS_MAX); i++)
         add_by_index(l, s, i);
     keep_gone(s, l->last, NULL);
+    for (size_t i = 0; i < event_count; i++)
+        take_event(l, s, &events[i]);
     qsort(s->gpus, s->count, sizeof(*s->gpus), compare_bus);
     apply_marks(l, s);
     if (is_same_set(s, l->last))

@@ -27,8 +27,9 @@ def cache_dir():
 
 
 def pips():
-    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode == 0:
-        yield [sys.executable, "-m", "pip"]
+    own = [sys.executable, "-m", "pip"]
+    if subprocess.run(own + ["--version"], capture_output=True).returncode == 0:
+        yield own
     for name in ("pip3", "pip"):
         if shutil.which(name):
             yield [name]
@@ -41,15 +42,15 @@ def fetch(folder):
         with tempfile.TemporaryDirectory() as spare:
             try:
                 done = subprocess.run(
-                    pip + ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--retries",
-                           "1", "--timeout", "10", "--disable-pip-version-check", "--dest", spare,
-                           PACKAGE], capture_output=True, text=True, timeout=FETCH_S)
+                    pip + ["download", "--quiet", "--no-deps", "--only-binary", ":all:",
+                           "--retries", "1", "--timeout", "10", "--disable-pip-version-check",
+                           "--dest", spare, PACKAGE], capture_output=True, text=True, timeout=FETCH_S)
             except subprocess.TimeoutExpired:
                 return "the package %s did not come within %d s" % (PACKAGE, FETCH_S)
             wheels = glob.glob(os.path.join(spare, "*.whl"))
             if done.returncode != 0 or not wheels:
                 lines = done.stderr.strip().splitlines()
-                why = "the package %s cannot be fetched: %s" % (PACKAGE, lines[-1] if lines else "?")
+                why = "the package %s cannot be fetched: %s" % (PACKAGE, (lines or ["?"])[-1])
                 continue
             with zipfile.ZipFile(wheels[0]) as wheel:
                 names = [n for n in wheel.namelist() if n.endswith("/nvml.h")]

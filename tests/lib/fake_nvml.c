@@ -42,7 +42,8 @@ struct nvmlDevice_st { /* a handle: one per UUID for the life of the process */
     char uuid[96];
 };
 struct nvmlEventSet_st {
-    int unused;
+    unsigned long last_serial;
+    unsigned registered;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -166,7 +167,7 @@ nvml_return_t nvmlInit_v2(void)
 {
     struct machine *m = enter("nvmlInit");
     const struct line *l = find(m, "init", NULL);
-    LEAVE(m, l ? atoi(l->words[1]) : NVML_OK);
+    LEAVE(m, l ? (int)strtol(l->words[1], NULL, 10) : NVML_OK);
 }
 
 nvml_return_t nvmlShutdown(void)
@@ -179,7 +180,7 @@ nvml_return_t nvmlDeviceGetCount_v2(unsigned *count)
     struct machine *m = enter("nvmlDeviceGetCount");
     const struct line *l = find(m, "init", NULL);
     if (l)
-        LEAVE(m, atoi(l->words[1]));
+        LEAVE(m, (int)strtol(l->words[1], NULL, 10));
     *count = 0;
     for (int i = 0; i < m->count; i++)
         *count += strcmp(m->lines[i].words[0], "gpu") == 0;
@@ -249,10 +250,6 @@ nvml_return_t nvmlSystemGetDriverVersion(char *buf, unsigned size)
 
 #ifndef FAKE_NVML_OLD
 
-static struct nvmlEventSet_st the_set;
-static unsigned long last_serial;
-static unsigned registered;
-
 const char *nvmlErrorString(nvml_return_t code)
 {
     return code == NVML_GPU_IS_LOST ? "GPU is lost" : "an error of the fake";
@@ -269,7 +266,7 @@ nvml_return_t nvmlDeviceGetComputeRunningProcesses_v3(struct nvmlDevice_st *d, u
         if (strcmp(l->words[0], "process") != 0 || strcmp(l->words[1], d->uuid) != 0)
             continue;
         if (*count < room)
-            found[*count] = (nvml_process_t){.pid = (unsigned)atoi(l->words[2])};
+            found[*count] = (nvml_process_t){.pid = (unsigned)strtoul(l->words[2], NULL, 10)};
         ++*count;
     }
     LEAVE(m, *count > room ? NVML_INSUFFICIENT_SIZE : state_of(m, d));
@@ -352,7 +349,7 @@ static const char *peer_of(const struct machine *m, const char *uuid, unsigned l
             peer = l->words[1];
             lanes = 1;
         } else if (strcmp(l->words[0], "nvswitch") == 0 && strcmp(l->words[1], uuid) == 0) {
-            lanes = (unsigned)atoi(l->words[2]);
+            lanes = (unsigned)strtoul(l->words[2], NULL, 10);
         }
         if (link < lanes)
             return peer;
@@ -404,8 +401,12 @@ nvml_return_t nvmlDeviceGetTopologyCommonAncestor(struct nvmlDevice_st *a, struc
 
 nvml_return_t nvmlEventSetCreate(struct nvmlEventSet_st **set)
 {
-    *set = &the_set;
-    return NVML_OK;
+    static struct nvmlEventSet_st sets[64]; /* more than one process of a test asks for */
+    static unsigned made;
+    pthread_mutex_lock(&lock);
+    *set = made < 64 ? &sets[made++] : NULL;
+    pthread_mutex_unlock(&lock);
+    return *set ? NVML_OK : NVML_INVALID_ARGUMENT;
 }
 
 nvml_return_t nvmlEventSetFree(struct nvmlEventSet_st *set)
@@ -416,18 +417,18 @@ nvml_return_t nvmlEventSetFree(struct nvmlEventSet_st *set)
 nvml_return_t nvmlDeviceRegisterEvents(struct nvmlDevice_st *d, unsigned long long types,
                                        struct nvmlEventSet_st *set)
 {
-    registered++;
+    set->registered++;
     return types & NVML_EVENT_XID ? NVML_OK : NVML_INVALID_ARGUMENT;
 }
 
-static int take_event(const struct machine *m, nvml_event_t *ev)
+static int take_event(struct nvmlEventSet_st *set, const struct machine *m, nvml_event_t *ev)
 {
     for (int i = 0; i < m->count; i++) {
         const struct line *l = &m->lines[i];
         if (strcmp(l->words[0], "event") != 0 || l->count < 4 ||
-            strtoul(l->words[3], NULL, 10) <= last_serial)
+            strtoul(l->words[3], NULL, 10) <= set->last_serial)
             continue;
-        last_serial = strtoul(l->words[3], NULL, 10);
+        set->last_serial = strtoul(l->words[3], NULL, 10);
         *ev = (nvml_event_t){.device = handle_of(l->words[1]),
                              .type = NVML_EVENT_XID,
                              .data = strtoull(l->words[2], NULL, 10),
@@ -436,8 +437,8 @@ static int take_event(const struct machine *m, nvml_event_t *ev)
         if (strcmp(l->words[2], "ecc") == 0)
             ev->type = NVML_EVENT_DOUBLE_BIT_ECC;
         if (l->count >= 6) {
-            ev->gpu_instance = (unsigned)atoi(l->words[4]);
-            ev->compute_instance = (unsigned)atoi(l->words[5]);
+            ev->gpu_instance = (unsigned)strtoul(l->words[4], NULL, 10);
+            ev->compute_instance = (unsigned)strtoul(l->words[5], NULL, 10);
         }
         return 1;
     }
@@ -448,11 +449,11 @@ nvml_return_t nvmlEventSetWait_v2(struct nvmlEventSet_st *set, nvml_event_t *ev,
                                   unsigned timeout_ms)
 {
     struct timespec pause = {.tv_nsec = 5000000};
-    if (!registered)
+    if (!set->registered)
         return NVML_INVALID_ARGUMENT;
     for (unsigned waited_ms = 0; waited_ms < timeout_ms; waited_ms += 5) {
         struct machine *m = enter("nvmlEventSetWait");
-        int has = take_event(m, ev);
+        int has = take_event(set, m, ev);
         free(m);
         if (has)
             return NVML_OK;
