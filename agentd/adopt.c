@@ -2,8 +2,8 @@
 /*
  * What is in attempts/JOB.N when acceld starts or a shim is lost: live shims are taken over,
  * records are read, and where there is neither, the processes are swept and a record is made up.
- * Also here: starting accel-spawn. Blocking, within bounds, only before the loop runs. Nothing is
- * swept on a guess: a shim that does not answer is dead when its pid and start time say so.
+ * Blocking, within bounds, only before the loop runs. Nothing is swept on a guess: a shim that does
+ * not answer is dead when its pid and start time say so.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -11,17 +11,15 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "agentd/launcher_exec_internal.h"
 #include "agentd/procfs.h"
-#include "agentd/shim.h"
+#include "agentd/remove.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/path.h"
@@ -29,8 +27,6 @@
 #define ADOPT_WAIT_MS  5000       /* for hellos and sweeps; callbacks bring what takes longer */
 #define PID_FILE_BYTES (1u << 20) /* a line per rank */
 #define REMOVE_DEPTH   64u        /* directories in directories; one more and they stay */
-
-extern char **environ;
 
 /* ---- files of an attempt ---- */
 
@@ -69,6 +65,13 @@ int adopt_connect(int dir_fd, struct attempt_id id)
     if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
         return errno == ECONNREFUSED || errno == ENOENT || errno == ENOTDIR ? ACCEL_ENOENT
                                                                             : ACCEL_EUNAVAIL;
+    }
+    /* The directory is the job's user's: what listens there counts only if accel-spawn made it. */
+    struct ucred peer;
+    socklen_t peer_len = sizeof(peer);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_len) < 0 ||
+        (peer.uid != 0 && peer.uid != geteuid())) {
+        return ACCEL_ENOENT;
     }
     return STEAL_FD(fd);
 }
@@ -164,39 +167,19 @@ static Accel__V1__AttemptSpec *read_spec(int dir_fd, struct attempt_id id)
                : accel__v1__attempt_spec__unpack(&codec_memory, len, (const uint8_t *)data);
 }
 
-/* Empties a directory (owned here); ranks may have made others in it. Returns whether all went. */
-static bool remove_entries(int dir_fd, unsigned depth)
-{
-    DIR *dir = depth < REMOVE_DEPTH ? fdopendir(dir_fd) : NULL;
-    bool is_empty = dir != NULL;
-    struct dirent *e;
-    if (dir == NULL) {
-        base_close_fd(&dir_fd);
-        return false;
-    }
-    while ((e = readdir(dir)) != NULL) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
-            unlinkat(dir_fd, e->d_name, 0) == 0) {
-            continue;
-        }
-        int fd = openat(dir_fd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        bool is_gone = fd >= 0 && remove_entries(fd, depth + 1) &&
-                       unlinkat(dir_fd, e->d_name, AT_REMOVEDIR) == 0;
-        is_empty = is_empty && is_gone;
-    }
-    closedir(dir);
-    return is_empty;
-}
-
 void adopt_remove(struct launcher_exec *l, struct attempt_id id)
 {
     char path[64];
     attempt_path(id, "", path, sizeof(path));
-    int fd = openat(l->dir_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT) {
-        return;
-    }
-    if (fd < 0 || !remove_entries(fd, 0) || unlinkat(l->dir_fd, path, AT_REMOVEDIR) < 0) {
+    if (l->lookups != NULL) { /* its files are another user's, and the directory above is root's */
+        Accel__V1__SpawnRequest request = ACCEL__V1__SPAWN_REQUEST__INIT;
+        Accel__V1__SpawnSweep which = ACCEL__V1__SPAWN_SWEEP__INIT;
+        which.job_id = id.job_id;
+        which.attempt = id.attempt;
+        request.body_case = ACCEL__V1__SPAWN_REQUEST__BODY_REMOVE;
+        request.remove = &which;
+        request_add(l, &request, -1);
+    } else if (!remove_tree(l->dir_fd, path)) {
         log_warn("cannot remove all of %s/%s: remove what is left by hand", l->dir, path);
     }
 }
@@ -614,115 +597,4 @@ void launcher_exec_kept(struct launcher *base,
             kept(ctx, a->id, a->era);
         }
     }
-}
-
-/* ---- accel-spawn ---- */
-
-/* Beside this executable, else left to PATH. */
-static void default_path(char *path, size_t size)
-{
-    ssize_t n = readlink("/proc/self/exe", path, size - 1);
-    path[n > 0 ? n : 0] = '\0';
-    char *slash = strrchr(path, '/');
-    if (slash != NULL && (size_t)(slash - path) + sizeof("/accel-spawn") <= size) {
-        memcpy(slash + 1, "accel-spawn", sizeof("accel-spawn"));
-        if (access(path, X_OK) == 0) {
-            return;
-        }
-    }
-    str_copy(path, size, "accel-spawn");
-}
-
-static int exec_spawn(const char *path, const char *attempts_dir, int fd, pid_t *ret_pid,
-                      struct accel_error *err)
-{
-    char *argv[] = {(char *)"accel-spawn", (char *)attempts_dir, NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none;
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, fd, SPAWN_FD);
-    posix_spawnattr_init(&attr);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-    posix_spawnattr_setsigmask(&attr, &none);
-    int sys = posix_spawnp(ret_pid, path, &actions, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    return sys == 0 ? 0 : error_sys(err, sys, "cannot start %s", path);
-}
-
-/* Reads the READY, byte for byte no more than it. */
-static int wait_ready(int fd, char isolation[16], struct accel_error *err)
-{
-    struct codec_reader in;
-    int64_t deadline = clock_mono_ms() + LIMIT_DAEMON_START_MS;
-    const uint8_t *data;
-    size_t len;
-    int r = 0;
-    codec_reader_init(&in, LIMIT_SMALL_MESSAGE_BYTES);
-    while (r == 0) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        char byte;
-        int64_t left = deadline - clock_mono_ms();
-        ssize_t n;
-        if (left <= 0) {
-            r = error_set(err, ACCEL_ETIME, "accel-spawn does not answer");
-        } else if (poll(&p, 1, (int)left) > 0) {
-            n = recv(fd, &byte, 1, MSG_DONTWAIT);
-            if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-                r = error_set(err, ACCEL_ECLOSED, "accel-spawn ended at once");
-            } else if (n > 0) {
-                codec_reader_feed(&in, &byte, 1);
-                r = codec_reader_next(&in, &data, &len);
-            }
-        }
-    }
-    if (r > 0) {
-        Accel__V1__SpawnReply *reply = accel__v1__spawn_reply__unpack(&codec_memory, len, data);
-        if (reply != NULL && reply->kind == ACCEL__V1__SPAWN_REPLY__KIND__READY) {
-            str_copy(isolation, 16, reply->isolation);
-            r = 0;
-        } else {
-            r = error_set(err, ACCEL_EPROTO, "accel-spawn says something else than READY");
-        }
-        if (reply != NULL) {
-            accel__v1__spawn_reply__free_unpacked(reply, NULL);
-        }
-    }
-    codec_reader_done(&in);
-    return r;
-}
-
-int launcher_exec_start_spawn(const char *path, const char *attempts_dir, int *ret_fd,
-                              char isolation[16], struct accel_error *err)
-{
-    char found[PATH_MAX];
-    AUTO_CLOSE int ours = -1;
-    AUTO_CLOSE int theirs = -1;
-    int fds[2];
-    pid_t pid = 0;
-    if (path == NULL) {
-        default_path(found, sizeof(found));
-        path = found;
-    }
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
-        return error_sys(err, errno, "cannot make a connection to accel-spawn");
-    }
-    ours = fds[0];
-    theirs = fds[1];
-    int r = exec_spawn(path, attempts_dir, theirs, &pid, err);
-    if (r < 0) {
-        return r;
-    }
-    base_close_fd(&theirs);
-    theirs = -1;
-    r = wait_ready(ours, isolation, err);
-    if (r < 0) {
-        kill(pid, SIGKILL);
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {}
-        return r;
-    }
-    *ret_fd = STEAL_FD(ours);
-    return 0;
 }

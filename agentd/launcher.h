@@ -5,12 +5,13 @@
  * at once; results arrive by the callbacks, on the loop's thread, never from inside the call. One
  * attempt is known by (job, attempt) on this node.
  *
- * Contract of the callbacks for one attempt: launch() is answered by exactly one of on_started or
- * on_gone. After on_started, on_exited comes once per rank that has a process (pid not 0) as the
- * kernel tells, in the order of the deaths; then on_gone exactly once, when no process of the
- * attempt exists any more, its output files are complete and the exit record is on disk (unless
- * the disk took not even that). Nothing follows on_gone. A killed shim cuts this short: on_gone
- * may come without on_exited, or without on_started. Calls may be made from inside callbacks.
+ * Contract of the callbacks for one attempt: launch() is answered by exactly one of on_started,
+ * on_gone or on_refused. After on_started, on_exited comes once per rank that has a process (pid
+ * not 0) as the kernel tells, in the order of the deaths; then on_gone exactly once, when no
+ * process of the attempt exists any more, its output files are complete and the exit record is on
+ * disk (unless the disk took not even that). Nothing follows on_gone. A killed shim cuts this
+ * short: on_gone may come without on_exited, or without on_started. Calls may be made from inside
+ * callbacks.
  */
 #ifndef ACCEL_AGENTD_LAUNCHER_H
 #define ACCEL_AGENTD_LAUNCHER_H
@@ -39,6 +40,9 @@ struct launcher_callbacks {
     /* The ranks here have given to an exchange with other nodes (PMI), or give again to a new
      * acceld. NULL: nobody serves it. */
     void (*on_fence)(void *ctx, struct attempt_id id, const Accel__V1__ShimFence *fence);
+    /* Instead of on_started or on_gone: nothing was made, and text says why. NULL: only where no
+     * users are looked up. */
+    void (*on_refused)(void *ctx, struct attempt_id id, const char *text);
 };
 
 struct launcher;
@@ -79,16 +83,33 @@ struct launcher_exec_config {
     int spawn_fd; /* socketpair to accel-spawn, which has sent READY; owned by the launcher */
     const char *attempts_dir; /* absolute; copied */
     uint64_t incarnation;
+    bool is_switching; /* as accel-spawn was told: users are looked up by their names */
 };
 int launcher_exec_create(const struct launcher_exec_config *config,
                          const struct launcher_callbacks *cb, void *ctx,
                          struct launcher **ret_launcher, struct accel_error *err);
 
-/* Forks and execs accel-spawn (before threads, before the loop) and waits for READY; `isolation`
- * gets "cgroup2" or "none". path NULL: beside this executable, else in PATH. Blocking, bounded by
- * LIMIT_DAEMON_START_MS. */
-int launcher_exec_start_spawn(const char *path, const char *attempts_dir, int *ret_fd,
-                              char isolation[16], struct accel_error *err);
+struct launcher_spawn_config {
+    const char *path; /* NULL: beside this executable, else in PATH */
+    const char *attempts_dir;
+    /* Each job as its own user: accel-spawn is root, min_uid and the numbers that acceld takes on
+     * after this are its rules (identity.h). Else all run as accel-spawn itself. */
+    bool is_switching;
+    uint32_t min_uid, agent_uid, agent_gid;
+};
+#define LAUNCHER_LIMITS_MAX 16u /* lines of READY kept */
+struct launcher_spawned {
+    int fd;
+    char isolation[16];                /* "cgroup2" or "none" */
+    char *limits[LAUNCHER_LIMITS_MAX]; /* what can be enforced here (Node.limits) */
+    size_t limit_count;
+};
+/* Forks and execs accel-spawn (before threads, before the loop) and waits for READY. Blocking,
+ * bounded by LIMIT_DAEMON_START_MS. */
+int launcher_exec_start_spawn(const struct launcher_spawn_config *config,
+                              struct launcher_spawned *ret_spawned, struct accel_error *err);
+void launcher_spawned_done(
+    struct launcher_spawned *s); /* the texts; fd is the launcher's by then */
 
 /* What an earlier acceld left (adopt.c). Reads every attempts/JOB.N: connects to live shims (sends
  * ShimOwn), reads exit records, sweeps attempts whose shim is dead without an exit record. Calls

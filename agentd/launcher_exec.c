@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agentd/identity_lookup.h"
 #include "agentd/launcher_exec_internal.h"
 #include "common/clock.h"
 
@@ -119,9 +120,7 @@ static void close_inputs(struct launcher_exec *l, struct attempt *a)
     }
 }
 
-/* The last word about a; it may be freed inside (forget). */
-static void attempt_end(struct launcher_exec *l, struct attempt *a,
-                        const Accel__V1__ExitRecord *record, bool shim_lost, bool exists)
+void attempt_close(struct launcher_exec *l, struct attempt *a)
 {
     close_inputs(l, a);
     wire_close(a->wire);
@@ -129,6 +128,13 @@ static void attempt_end(struct launcher_exec *l, struct attempt *a,
     a->wire = a->pidfd = NULL;
     a->state = ATTEMPT_ENDED;
     attempt_clear_ranks(a);
+}
+
+/* The last word about a; it may be freed inside (forget). */
+static void attempt_end(struct launcher_exec *l, struct attempt *a,
+                        const Accel__V1__ExitRecord *record, bool shim_lost, bool exists)
+{
+    attempt_close(l, a);
     l->cb.on_gone(l->ctx, a->id, record, shim_lost, exists);
 }
 
@@ -436,6 +442,9 @@ static int exec_launch(struct launcher *base, const Accel__V1__AttemptSpec *spec
     if (spec->n_argv == 0 || spec->n_ranks == 0) {
         return error_set(err, ACCEL_EINVAL, "a start needs a program and a rank");
     }
+    if (l->lookups != NULL && spec->user[0] == '\0') {
+        return error_set(err, ACCEL_EINVAL, "the start does not say whose it is");
+    }
     if (a != NULL && a->state != ATTEMPT_ENDED) {
         return error_set(err, ACCEL_EEXIST, "attempt %" PRIu64 ".%u is running already", id.job_id,
                          id.attempt);
@@ -467,7 +476,11 @@ static int exec_launch(struct launcher *base, const Accel__V1__AttemptSpec *spec
         wire_add_own(&a->wire->out, l->incarnation);
         wire_flush(a->wire);
     }
-    request_add(l, &request, STEAL_FD(theirs));
+    if (l->lookups != NULL) {
+        attempt_launch_as_user(l, spec, STEAL_FD(theirs));
+    } else {
+        request_add(l, &request, STEAL_FD(theirs));
+    }
     return 0;
 }
 
@@ -628,6 +641,11 @@ static void on_own_closed(uv_handle_t *handle)
     launcher_handle_closed(handle->data);
 }
 
+static void on_lookups_closed(void *ctx)
+{
+    launcher_handle_closed(ctx);
+}
+
 static void exec_destroy(struct launcher *base, void (*on_closed)(void *), void *ctx)
 {
     struct launcher_exec *l = (struct launcher_exec *)base;
@@ -653,6 +671,11 @@ static void exec_destroy(struct launcher *base, void (*on_closed)(void *), void 
         struct deferred *d = l->deferred;
         l->deferred = d->next;
         free(d);
+    }
+    attempt_forget_pending(l);
+    if (l->lookups != NULL) {
+        identity_lookups_destroy(l->lookups, on_lookups_closed, l);
+        l->lookups = NULL;
     }
     wire_close(l->spawn);
     l->spawn = NULL;
@@ -705,6 +728,10 @@ int launcher_exec_create(const struct launcher_exec_config *config,
     uv_timer_init(l->loop, &l->late);
     l->late.data = l;
     l->open_handles += 3;
+    if (config->is_switching) {
+        l->lookups = identity_lookups_create(l->loop);
+        l->open_handles++;
+    }
     *ret_launcher = &l->base;
     return 0;
 }

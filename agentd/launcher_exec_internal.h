@@ -91,6 +91,17 @@ struct request {
     struct str bytes;
 };
 
+/* A launch that waits for the name service. */
+struct pending_launch {
+    struct pending_launch *next;
+    struct launcher_exec *l;
+    struct attempt_id id;
+    int fd; /* the shim's end of the connection */
+    uint8_t *spec;
+    size_t len;
+};
+
+struct identity_lookups;
 struct launcher_exec {
     struct launcher base; /* first */
     struct launcher_callbacks cb;
@@ -108,6 +119,8 @@ struct launcher_exec {
     uv_timer_t retry; /* runs while a DETACHED attempt has no connection */
     uint64_t retry_ms;
     uv_timer_t late; /* runs while a stopped attempt has not told that it started */
+    struct identity_lookups *lookups; /* NULL: all jobs run as accel-spawn does */
+    struct pending_launch *pending;
     size_t open_handles;
     bool is_closing;
     void (*on_closed)(void *ctx);
@@ -125,7 +138,14 @@ void attempt_on_hello(struct launcher_exec *l, struct attempt *a, const Accel__V
                       bool tell);
 void attempt_set_ranks(struct attempt *a, const Accel__V1__AttemptSpec *spec);
 void attempt_sweep(struct launcher_exec *l, struct attempt *a);
+/* Lets go of its connections and ranks: it ends without a word from a shim. */
+void attempt_close(struct launcher_exec *l, struct attempt *a);
 void launcher_handle_closed(struct launcher_exec *l); /* one of open_handles */
+
+/* launcher_user.c */
+/* Sends the START once it is known who the user is here, or calls on_refused. Owns fd. */
+void attempt_launch_as_user(struct launcher_exec *l, const Accel__V1__AttemptSpec *spec, int fd);
+void attempt_forget_pending(struct launcher_exec *l); /* all: the launcher is closing */
 
 /* launcher_detach.c */
 /* The shim cannot be talked to: tries until it takes us back, sweeps when it is dead. Only what is

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * acceld, a contents page: what is made in which order, and taken down in the reverse. Neighbours:
- * options.c, state.c, shell.c. Nothing is decided here.
+ * options.c, user.c, state.c, shell.c. Nothing is decided here.
  */
 #include <stdio.h>
 
@@ -9,6 +9,7 @@
 #include "agentd/options.h"
 #include "agentd/shell.h"
 #include "agentd/state.h"
+#include "agentd/user.h"
 #include "common/log.h"
 #include "common/loop.h"
 
@@ -42,8 +43,7 @@ static void on_stop_signal(void *ctx, int signo)
     stop(ctx, 0);
 }
 
-/* accel-spawn first: it is forked while this process has one thread and no loop. */
-static int make_shell(struct daemon *d, int spawn_fd, const char *isolation,
+static int make_shell(struct daemon *d, const struct launcher_spawned *spawned,
                       struct accel_error *err)
 {
     struct shell_config config = {
@@ -51,12 +51,16 @@ static int make_shell(struct daemon *d, int spawn_fd, const char *isolation,
         .state = &d->state,
         .coordinator = d->options.coordinator,
         .node_name = d->options.node_name,
-        .isolation = isolation,
+        .isolation = spawned->isolation,
+        .limits = spawned->limits,
+        .limit_count = spawned->limit_count,
+        .is_switching = d->options.user != NULL,
+        .private_tmp = d->options.private_tmp,
         .devices = d->options.devices,
         .device_count = d->options.device_count,
         .idle_exit_ms = d->options.idle_exit_ms,
         .ready_fd = d->options.ready_fd,
-        .spawn_fd = spawn_fd,
+        .spawn_fd = spawned->fd,
     };
     int r = loop_signals_init(&d->loop, &d->signals, on_stop_signal, d);
     if (r < 0)
@@ -67,21 +71,46 @@ static int make_shell(struct daemon *d, int spawn_fd, const char *isolation,
     return r;
 }
 
+/* accel-spawn first: it is forked while this process has one thread and no loop, and it stays what
+ * we are now. */
+static int start_spawn(struct daemon *d, struct launcher_spawned *ret_spawned,
+                       struct accel_error *err)
+{
+    struct acceld_user user = {0};
+    int r = 0;
+    if (d->options.user)
+        r = acceld_user_find(&user, d->options.user, d->options.state_dir, err);
+    if (r == 0)
+        r = acceld_user_state(&user, &d->state, d->options.state_dir, err);
+    if (r == 0) {
+        const struct launcher_spawn_config config = {
+            .path = d->options.spawn_path,
+            .attempts_dir = d->state.attempts_dir,
+            .is_switching = d->options.user != NULL,
+            .min_uid = d->options.min_uid,
+            .agent_uid = user.account.uid,
+            .agent_gid = user.account.gid,
+        };
+        r = launcher_exec_start_spawn(&config, ret_spawned, err);
+    }
+    if (r == 0)
+        r = acceld_user_become(&user, err);
+    identity_account_done(&user.account);
+    return r;
+}
+
 static int run(struct daemon *d, struct accel_error *err)
 {
-    char isolation[16];
-    int spawn_fd;
-    int r = state_open(&d->state, d->options.state_dir, err);
-    if (r < 0)
-        return r;
-    r = launcher_exec_start_spawn(d->options.spawn_path, d->state.attempts_dir, &spawn_fd,
-                                  isolation, err);
+    struct launcher_spawned spawned = {.fd = -1};
+    d->state.lock_fd = -1;
+    int r = start_spawn(d, &spawned, err);
     if (r == 0) {
         CHECK(uv_loop_init(&d->loop) == 0);
-        r = make_shell(d, spawn_fd, isolation, err);
+        r = make_shell(d, &spawned, err);
         uv_run(&d->loop, UV_RUN_DEFAULT);
         CHECK(uv_loop_close(&d->loop) == 0);
     }
+    launcher_spawned_done(&spawned);
     state_close(&d->state);
     return r;
 }

@@ -117,6 +117,8 @@ int node_refresh(struct node *n, struct accel_error *err)
     d->name = (char *)n->config.name;
     d->address = (char *)n->config.address;
     d->isolation = (char *)n->config.isolation;
+    d->limits = (char **)n->config.limits;
+    d->n_limits = n->config.limit_count;
     d->version = ACCEL_VERSION;
     d->incarnation = n->config.incarnation;
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);

@@ -11,6 +11,8 @@ struct node;
 struct node_config { /* borrowed until node_destroy */
     uv_loop_t *loop;
     const char *name, *address, *isolation;
+    char *const *limits; /* what can be enforced, for people */
+    size_t limit_count;
     const char *const *devices; /* "auto", "cpu[:N]", "nvml", "amd", "tpu" or "fake:FILE" */
     size_t device_count;
     uint64_t incarnation;

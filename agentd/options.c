@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "agentd/identity.h"
 #include "common/limits.h"
 #include "common/path.h"
 #include "common/str.h"
@@ -27,6 +28,9 @@ static const char usage[] =
     "  --node-name NAME         default: the host's name\n"
     "  --idle-exit TIME         end after so long without session and workers (default: never)\n"
     "  --ready-fd N             write \"ready\" there once the coordinator has welcomed us\n"
+    "  --user NAME              as root: become NAME, and run each job as its own user\n"
+    "  --min-uid N              with --user: refuse users below N (default: 1000); root always\n"
+    "  --private-tmp            as root: give each job its own /tmp and /dev/shm\n"
     "  --spawn PATH             the accel-spawn to use\n"
     "  --log-level LEVEL        error, warn, info (default) or debug\n"
     "  --version, --help\n";
@@ -38,6 +42,9 @@ enum option_id {
     OPT_NODE_NAME,
     OPT_IDLE_EXIT,
     OPT_READY_FD,
+    OPT_USER,
+    OPT_MIN_UID,
+    OPT_PRIVATE_TMP,
     OPT_SPAWN,
     OPT_LOG_LEVEL,
     OPT_VERSION,
@@ -50,6 +57,9 @@ static const struct option long_options[] = {
     {"node-name", required_argument, NULL, OPT_NODE_NAME},
     {"idle-exit", required_argument, NULL, OPT_IDLE_EXIT},
     {"ready-fd", required_argument, NULL, OPT_READY_FD},
+    {"user", required_argument, NULL, OPT_USER},
+    {"min-uid", required_argument, NULL, OPT_MIN_UID},
+    {"private-tmp", no_argument, NULL, OPT_PRIVATE_TMP},
     {"spawn", required_argument, NULL, OPT_SPAWN},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"version", no_argument, NULL, OPT_VERSION},
@@ -124,6 +134,12 @@ static int set_option(struct acceld_options *o, int id, const char *value, struc
         if (r == 0 && fcntl(o->ready_fd, F_GETFD) < 0)
             return error_set(err, ACCEL_EINVAL, "--ready-fd %s: it is not open", value);
         return r;
+    case OPT_USER: o->user = value; return 0;
+    case OPT_MIN_UID:
+        r = set_number("min-uid", value, INT32_MAX, &number, err);
+        o->min_uid = (uint32_t)number;
+        return r;
+    case OPT_PRIVATE_TMP: o->private_tmp = true; return 0;
     case OPT_SPAWN: o->spawn_path = value; return 0;
     case OPT_LOG_LEVEL: return set_log_level(o, value, err);
     case OPT_VERSION: printf("acceld %s\n", ACCEL_VERSION); return 1;
@@ -188,7 +204,8 @@ static int set_defaults(struct acceld_options *o, struct accel_error *err)
 int acceld_options_parse(int argc, char **argv, struct acceld_options *ret_options,
                          struct accel_error *err)
 {
-    struct acceld_options o = {.ready_fd = -1, .log_level = LOG_LEVEL_INFO};
+    struct acceld_options o = {
+        .ready_fd = -1, .log_level = LOG_LEVEL_INFO, .min_uid = IDENTITY_MIN_UID};
     opterr = 0;
     for (int id; (id = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
         if (id == '?')

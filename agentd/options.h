@@ -18,6 +18,9 @@ struct acceld_options {
     char node_name[65];
     const char *devices[OPTIONS_DEVICES_MAX]; /* as node.h says; of argv */
     size_t device_count;
+    const char *user;       /* NULL: all jobs run as we do; else what acceld becomes, as root */
+    uint32_t min_uid;       /* with user: lower ones run no jobs here */
+    bool private_tmp;       /* each job has its own /tmp and /dev/shm */
     const char *spawn_path; /* NULL: beside acceld, else in PATH */
     int64_t idle_exit_ms;   /* 0: never */
     int ready_fd;           /* -1: none */

@@ -538,6 +538,13 @@ static void on_input_done(void *ctx, struct attempt_id id, uint64_t input_id, bo
     send_input_done(s, input_id, closed, 0, "");
 }
 
+static void on_refused(void *ctx, struct attempt_id id, const char *text)
+{
+    struct shell *s = ctx;
+    drop_held(s, id);
+    step(s, &(struct agent_event){.type = AGENT_EV_LAUNCH_REFUSED, .id = id, .text = text});
+}
+
 static void on_spawn_lost(void *ctx)
 {
     log_error("accel-spawn is gone: ending, so that both are started again; workers run on");
@@ -546,6 +553,7 @@ static void on_spawn_lost(void *ctx)
 
 static const struct launcher_callbacks launcher_callbacks = {
     on_started, on_exited, on_gone, on_output, on_input_done, on_spawn_lost, on_fence,
+    on_refused,
 };
 
 static uint32_t pet_port_of(const Accel__V1__AttemptSpec *spec)
@@ -645,6 +653,8 @@ static int make_parts(struct shell *s, struct accel_error *err)
         .name = c->node_name,
         .address = LOCAL_ADDRESS,
         .isolation = c->isolation,
+        .limits = c->limits,
+        .limit_count = c->limit_count,
         .devices = c->devices,
         .device_count = c->device_count,
         .incarnation = c->state->incarnation,
@@ -654,6 +664,7 @@ static int make_parts(struct shell *s, struct accel_error *err)
         .spawn_fd = c->spawn_fd,
         .attempts_dir = c->state->attempts_dir,
         .incarnation = c->state->incarnation,
+        .is_switching = c->is_switching,
     };
     int r = launcher_exec_create(&exec, &launcher_callbacks, s, &s->launcher, err);
     if (r < 0)

@@ -17,6 +17,10 @@ struct shell_config { /* borrowed until shell_destroy has called back */
     struct state *state;
     const char *coordinator, *node_name;
     const char *isolation;      /* what accel-spawn said */
+    char *const *limits;        /* the same: what can be enforced */
+    size_t limit_count;
+    bool is_switching; /* each job runs as its own user */
+    bool private_tmp;  /* and has its own /tmp and /dev/shm */
     const char *const *devices; /* see node.h */
     size_t device_count;
     int64_t idle_exit_ms;

@@ -15,6 +15,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -55,7 +56,8 @@ static int write_all_at(int fd, const void *p, size_t len)
 
 static void write_file(struct shim *s, const char *name, const struct str *text)
 {
-    AUTO_CLOSE int fd = openat(s->dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    AUTO_CLOSE int fd =
+        openat(s->dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, s->start->file_mode);
     if (fd >= 0) {
         (void)write_all_at(fd, text->data, text->len); /* evidence only; the work goes on without */
     }
@@ -78,7 +80,8 @@ static void write_files(struct shim *s)
         }
     }
     write_file(s, "pid", &text);
-    s->exit_fd = openat(s->dir_fd, "exit.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    s->exit_fd = openat(s->dir_fd, "exit.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+                        s->start->file_mode);
     if (s->exit_fd >= 0) {
         (void)write_all_at(s->exit_fd, zeros, sizeof(zeros));
     }
@@ -93,7 +96,8 @@ static int write_record(struct shim *s, const Accel__V1__ExitRecord *record)
     }
     accel__v1__exit_record__pack(record, data);
     if (s->exit_fd < 0) {
-        s->exit_fd = openat(s->dir_fd, "exit.tmp", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        s->exit_fd =
+            openat(s->dir_fd, "exit.tmp", O_WRONLY | O_CREAT | O_CLOEXEC, s->start->file_mode);
     }
     if (s->exit_fd < 0) {
         return -errno;
@@ -317,6 +321,7 @@ static void shim_init(struct shim *s, const struct shim_start *start)
                        .stdin_fd = -1,
                        .incarnation = start->spec->incarnation};
     snprintf(s->name, sizeof(s->name), "%" PRIu64 ".%u", s->spec->job_id, s->spec->attempt);
+    umask(0777 & ~(S_IRWXU | S_IRGRP | S_IXGRP)); /* file_mode is meant as it is said */
     setsid();
     prctl(PR_SET_NAME, "accel-shim");
     prctl(PR_SET_CHILD_SUBREAPER, 1);

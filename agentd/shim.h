@@ -68,9 +68,11 @@
 #define SPAWN_CGROUP_VARIABLE "ACCEL_SPAWN_CGROUP" /* "0" for accel-spawn: no cgroups */
 
 /* accel-spawn's main loop; returns the exit status. attempts_dir is absolute. */
-int spawn_run(int fd, const char *attempts_dir);
+struct identity_rules;
+int spawn_run(int fd, const char *attempts_dir, const struct identity_rules *rules);
 
 struct cgroup_root;
+struct identity;
 /* What a shim gets from accel-spawn. Descriptors not named here are closed. */
 struct shim_start {
     Accel__V1__AttemptSpec *spec;
@@ -80,8 +82,11 @@ struct shim_start {
     int conn_fd;              /* the shim's end of the socketpair to acceld, or -1 */
     const int *claim_fds;     /* held for life */
     size_t claim_count;
-    struct cgroup_root *cgroups; /* NULL: none */
-    int cgroup_fd;               /* directory of the ranks' cgroup, or -1 */
+    struct cgroup_root *cgroups;     /* NULL: none */
+    int cgroup_fd;                   /* directory of the ranks' cgroup, or -1 */
+    const struct identity *identity; /* what the shim is by now, if is_switched */
+    uid_t agent_uid;                 /* acceld's: it may connect */
+    mode_t file_mode;                /* of what the shim writes for acceld */
     pid_t spawn_pid;
     struct rlimit nofile; /* RLIMIT_NOFILE as it was before accel-spawn raised it */
 };

@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agentd/identity.h"
 #include "agentd/pmi.h"
 #include "agentd/shim_child.h"
 
@@ -52,6 +53,34 @@ static bool is_overlaid(const ProtobufCBinaryData *common, const Accel__V1__Rank
     return false;
 }
 
+static char *find_env(const Accel__V1__AttemptSpec *spec, const char *name)
+{
+    size_t len = strlen(name);
+    for (size_t i = 0; i < spec->n_env; i++) {
+        char *text = text_of(&spec->env[i]);
+        if (strncmp(text, name, len) == 0 && text[len] == '=') {
+            return text + len + 1;
+        }
+    }
+    return NULL;
+}
+
+/* HOME of the account here where the one that came along is missing on this node. */
+static void add_account(struct child_plan *p)
+{
+    const struct shim *s = p->shim;
+    const char *home = find_env(s->spec, "HOME");
+    AUTO_STR struct str text = {0};
+    if (!s->start->identity->is_switched || s->spec->home.len == 0 ||
+        (home != NULL && access(home, F_OK) == 0)) {
+        return;
+    }
+    str_init(&text);
+    str_adds(&text, "HOME=");
+    str_add(&text, s->spec->home.data, s->spec->home.len);
+    p->home = str_steal(&text);
+}
+
 void child_plan_init(struct child_plan *p, const struct shim *s)
 {
     const Accel__V1__AttemptSpec *spec = s->spec;
@@ -68,7 +97,8 @@ void child_plan_init(struct child_plan *p, const struct shim *s)
     for (size_t i = 0; i < spec->n_ranks; i++) {
         most = MAX(most, spec->ranks[i]->n_env);
     }
-    p->env = xcalloc(spec->n_env + most + 2, sizeof(*p->env));
+    add_account(p);
+    p->env = xcalloc(spec->n_env + most + 3, sizeof(*p->env));
 }
 
 void child_plan_done(struct child_plan *p)
@@ -76,6 +106,7 @@ void child_plan_done(struct child_plan *p)
     free(p->argv);
     free(p->env);
     free(p->mark);
+    free(p->home);
 }
 
 static void build_env(struct child_plan *p, const Accel__V1__RankSpec *rank)
@@ -84,12 +115,16 @@ static void build_env(struct child_plan *p, const Accel__V1__RankSpec *rank)
     size_t n = 0;
     p->env[n++] = p->mark;
     for (size_t i = 0; i < spec->n_env; i++) {
-        if (!is_overlaid(&spec->env[i], rank)) {
+        bool is_home = p->home != NULL && strncmp(text_of(&spec->env[i]), "HOME=", 5) == 0;
+        if (!is_home && !is_overlaid(&spec->env[i], rank)) {
             p->env[n++] = text_of(&spec->env[i]);
         }
     }
     for (size_t i = 0; i < rank->n_env; i++) {
         p->env[n++] = text_of(&rank->env[i]);
+    }
+    if (p->home != NULL) {
+        p->env[n++] = p->home;
     }
     p->env[n] = NULL;
 }

@@ -23,7 +23,7 @@ struct child_failure {
 /* What the ranks of an attempt have in common, as execve wants it. */
 struct child_plan {
     const struct shim *shim;
-    char *mark;
+    char *mark, *home;  /* home: NULL, or instead of the one that came along */
     char **argv, **env; /* env: of the rank that is being started */
 };
 void child_plan_init(struct child_plan *p, const struct shim *s); /* borrows s and its spec */

@@ -36,7 +36,8 @@ static int segment_create(struct shim *s, const struct shim_rank *k, size_t whic
 {
     char name[48];
     segment_name(k, which, segment, name, sizeof(name));
-    int fd = openat(s->dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd = openat(s->dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
+                    s->start->file_mode);
     return fd < 0 ? -errno : fd;
 }
 

@@ -125,7 +125,7 @@ void wire_on_listen(struct shim *s)
         return;
     }
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
-        (peer.uid != geteuid() && peer.uid != 0)) {
+        (peer.uid != geteuid() && peer.uid != 0 && peer.uid != s->start->agent_uid)) {
         close(fd);
         return;
     }

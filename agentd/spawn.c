@@ -20,6 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agentd/remove.h"
 #include "agentd/spawn_internal.h"
 #include "common/path.h"
 
@@ -90,6 +91,7 @@ struct attempt_files {
     int dir_fd, listen_fd, cgroup_fd;
     int *claim_fds;
     size_t claim_count;
+    struct identity identity;
 };
 
 static void files_close(struct attempt_files *f)
@@ -101,14 +103,16 @@ static void files_close(struct attempt_files *f)
         base_close_fd(&f->claim_fds[i]);
     }
     free(f->claim_fds);
+    identity_done(&f->identity);
 }
 
-static int write_spec(int dir_fd, const Accel__V1__AttemptSpec *spec, struct accel_error *err)
+static int write_spec(int dir_fd, const Accel__V1__AttemptSpec *spec, mode_t mode,
+                      struct accel_error *err)
 {
     size_t len = accel__v1__attempt_spec__get_packed_size(spec);
     AUTO_FREE uint8_t *data = xcalloc(1, len + 1);
     size_t done = 0;
-    AUTO_CLOSE int fd = openat(dir_fd, "spec", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    AUTO_CLOSE int fd = openat(dir_fd, "spec", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
     if (fd < 0) {
         return error_sys(err, errno, "cannot write the attempt's specification");
     }
@@ -123,13 +127,13 @@ static int write_spec(int dir_fd, const Accel__V1__AttemptSpec *spec, struct acc
     return 0;
 }
 
-static int make_listener(struct attempt_files *f, struct accel_error *err)
+static int make_listener(struct attempt_files *f, mode_t mode, struct accel_error *err)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d/sock", f->dir_fd);
     f->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     /* The mode of a socket's file comes from the mode of its descriptor, less the umask. */
-    if (f->listen_fd < 0 || fchmod(f->listen_fd, 0600) < 0 ||
+    if (f->listen_fd < 0 || fchmod(f->listen_fd, mode) < 0 ||
         bind(f->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
         listen(f->listen_fd, SHIM_BACKLOG) < 0) {
         return error_sys(err, errno, "cannot make the attempt's socket");
@@ -199,12 +203,6 @@ static int check_spec(const Accel__V1__AttemptSpec *spec, struct accel_error *er
         return error_set(err, ACCEL_EINVAL, "a start needs a program and 1 to %u ranks",
                          LIMIT_PROCS_PER_NODE);
     }
-    if (spec->uid != geteuid()) {
-        error_set(err, ACCEL_EPERM, "this node runs jobs of user id %u only, not of user id %u",
-                  (unsigned)geteuid(), spec->uid);
-        err->sys = EPERM;
-        return ACCEL_EPERM;
-    }
     return 0;
 }
 
@@ -247,6 +245,28 @@ static int make_directory(struct spawn *sp, const char *name, uint64_t era)
     return r;
 }
 
+/* Acceld's group from the start: what is made in it is its, so that acceld may read and end it. */
+static int own_directory(const struct spawn *sp, const struct attempt_files *f,
+                         struct accel_error *err)
+{
+    if (sp->rules.is_switching &&
+        (fchown(f->dir_fd, 0, sp->rules.agent_gid) < 0 || fchmod(f->dir_fd, 02770) < 0)) {
+        return error_sys(err, errno, "cannot give away the attempt's directory");
+    }
+    return 0;
+}
+
+/* Last: while root makes files in it, nobody else may. */
+static int give_directory(const struct attempt_files *f, struct accel_error *err)
+{
+    if (f->identity.is_switched &&
+        (fchownat(f->dir_fd, "sock", f->identity.uid, (gid_t)-1, AT_SYMLINK_NOFOLLOW) < 0 ||
+         fchown(f->dir_fd, f->identity.uid, (gid_t)-1) < 0)) {
+        return error_sys(err, errno, "cannot give away the attempt's directory");
+    }
+    return 0;
+}
+
 /* Makes everything; on failure the directory stays (unless *ret_exists) as the tombstone. */
 static int make_files(struct spawn *sp, const Accel__V1__AttemptSpec *spec, struct attempt_files *f,
                       bool *ret_exists, struct accel_error *err)
@@ -256,19 +276,28 @@ static int make_files(struct spawn *sp, const Accel__V1__AttemptSpec *spec, stru
         *ret_exists = errno == EEXIST;
         return error_sys(err, errno, "cannot make directory %s/%s", sp->dir, f->name);
     }
-    f->dir_fd = openat(sp->dir_fd, f->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    f->dir_fd = openat(sp->dir_fd, f->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (f->dir_fd < 0) {
         return error_sys(err, errno, "cannot open directory %s/%s", sp->dir, f->name);
     }
-    int r = write_spec(f->dir_fd, spec, err);
+    int r = own_directory(sp, f, err);
+    if (r == 0) {
+        r = write_spec(f->dir_fd, spec, sp->rules.is_switching ? 0640 : 0600, err);
+    }
     if (r == 0) {
         r = check_spec(spec, err);
+    }
+    if (r == 0) {
+        r = identity_check(&sp->rules, spec, &f->identity, err);
     }
     if (r == 0) {
         r = take_claims(f, spec, err);
     }
     if (r == 0) {
-        r = make_listener(f, err);
+        r = make_listener(f, sp->rules.is_switching ? 0660 : 0600, err);
+    }
+    if (r == 0) {
+        r = give_directory(f, err);
     }
     if (r == 0 && sp->has_cgroups) {
         f->cgroup_fd = cgroup_make(&sp->cgroups, f->name);
@@ -304,6 +333,20 @@ static void shim_add(struct spawn *sp, pid_t pid, const Accel__V1__AttemptSpec *
         (struct spawn_shim){.pid = pid, .job_id = spec->job_id, .attempt = spec->attempt};
 }
 
+/* In the child: from root to the job's user. What it needs root for is done before. */
+static void become(const struct attempt_files *f)
+{
+    int r = f->identity.is_switched ? identity_switch(&f->identity) : 0;
+    if (r < 0) {
+        dprintf(2, "accel-shim %s: cannot become user id %u: %s\n", f->name,
+                (unsigned)f->identity.uid, strerror(-r));
+        _exit(1);
+    }
+    for (size_t i = 0; i < f->claim_count && f->identity.is_switched; i++) {
+        (void)listen(f->claim_fds[i], CLAIM_BACKLOG); /* so that it says whose it is */
+    }
+}
+
 static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, const struct attempt_files *f,
                      int conn_fd, struct accel_error *err)
 {
@@ -320,9 +363,13 @@ static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, const struc
             .claim_count = f->claim_count,
             .cgroups = sp->has_cgroups ? &sp->cgroups : NULL,
             .cgroup_fd = f->cgroup_fd,
+            .identity = &f->identity,
+            .agent_uid = sp->rules.agent_uid,
+            .file_mode = f->identity.is_switched ? 0640 : 0600,
             .spawn_pid = self,
             .nofile = sp->nofile,
         };
+        become(f);
         shim_run(&start);
     }
     if (pid < 0) {
@@ -361,6 +408,16 @@ static void on_start(struct spawn *sp, Accel__V1__AttemptSpec *spec)
     files_close(&f);
 }
 
+static void on_remove(struct spawn *sp, const Accel__V1__SpawnSweep *which)
+{
+    char name[40];
+    snprintf(name, sizeof(name), "%" PRIu64 ".%u", which->job_id, which->attempt);
+    if (!remove_tree(sp->dir_fd, name)) {
+        dprintf(2, "accel-spawn: cannot remove all of %s/%s: remove what is left by hand\n",
+                sp->dir, name);
+    }
+}
+
 static void spawn_request_dispatch(struct spawn *sp, Accel__V1__SpawnRequest *request)
 {
     switch (request->body_case) {
@@ -368,6 +425,7 @@ static void spawn_request_dispatch(struct spawn *sp, Accel__V1__SpawnRequest *re
     case ACCEL__V1__SPAWN_REQUEST__BODY_SWEEP:
         sweep_add(sp, request->sweep->job_id, request->sweep->attempt);
         break;
+    case ACCEL__V1__SPAWN_REQUEST__BODY_REMOVE: on_remove(sp, request->remove); break;
     case ACCEL__V1__SPAWN_REQUEST__BODY__NOT_SET: /* acceld and we are one version */
     default: sp->is_over = true; break;
     }
@@ -469,6 +527,22 @@ static void on_signal(struct spawn *sp)
 
 /* ---- life ---- */
 
+/* Where users are switched, nobody but root may have made or may rename what is in the directory.
+ */
+static int check_directory(const struct spawn *sp)
+{
+    struct stat st;
+    if (!sp->rules.is_switching) {
+        return 0;
+    }
+    if (fstat(sp->dir_fd, &st) < 0 || st.st_uid != 0 || (st.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+        fprintf(stderr, "accel-spawn: %s: it must belong to root and be writable by nobody else\n",
+                sp->dir);
+        return -1;
+    }
+    return 0;
+}
+
 static int spawn_init(struct spawn *sp, int fd, const char *attempts_dir)
 {
     const char *setting = getenv(SPAWN_CGROUP_VARIABLE);
@@ -484,8 +558,11 @@ static int spawn_init(struct spawn *sp, int fd, const char *attempts_dir)
         return -1;
     }
     if (realpath(attempts_dir, sp->dir) == NULL ||
-        (sp->dir_fd = open(sp->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0) {
+        (sp->dir_fd = open(sp->dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) < 0) {
         fprintf(stderr, "accel-spawn: %s: %s\n", attempts_dir, strerror(errno));
+        return -1;
+    }
+    if (check_directory(sp) < 0) {
         return -1;
     }
     /* A shim needs five descriptors a rank. The ranks get back what was set. */
@@ -521,10 +598,11 @@ static void spawn_done(struct spawn *sp)
     free(sp->sweeps);
 }
 
-int spawn_run(int fd, const char *attempts_dir)
+int spawn_run(int fd, const char *attempts_dir, const struct identity_rules *rules)
 {
     static struct spawn spawn;
     struct spawn *sp = &spawn;
+    sp->rules = *rules;
     int r = spawn_init(sp, fd, attempts_dir);
     if (r < 0) {
         return 1;

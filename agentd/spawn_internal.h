@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 
 #include "agentd/cgroup.h"
+#include "agentd/identity.h"
 #include "agentd/shim.h"
 #include "common/arena.h"
 #include "common/codec.h"
@@ -47,6 +48,7 @@ struct spawn {
     bool has_cgroups;
     struct cgroup_root cgroups;
     struct rlimit nofile; /* as we found it */
+    struct identity_rules rules;
     struct codec_reader in;
     struct arena request; /* the one being carried out; after the fork the shim's spec lies in it */
     struct str out;

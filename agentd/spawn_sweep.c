@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agentd/procfs.h"
@@ -90,6 +91,45 @@ static size_t kill_all_marked(const char *mark, int *pidfd)
     return count;
 }
 
+/* The real user of a process; undumpable ones hide it in the owner of /proc/PID. -1: none. */
+static uint64_t user_of(pid_t pid)
+{
+    char path[40];
+    AUTO_FREE char *text = NULL;
+    size_t len;
+    unsigned uid;
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+    int r = path_read_all(AT_FDCWD, path, ENVIRON_BYTES, &text, &len, NULL);
+    const char *line = r == 0 ? strstr(text, "\nUid:") : NULL;
+    return line != NULL && sscanf(line, "\nUid: %u", &uid) == 1 ? uid : UINT64_MAX;
+}
+
+/* Where users are switched the file is the job's user's: it may name processes of his and no
+ * others, and a cgroup of this attempt under a parent of ours (any accel-spawn's of this
+ * directory). */
+static bool may_kill(const struct spawn *sp, const struct spawn_sweep *sw, pid_t pid)
+{
+    char name[40];
+    struct stat st;
+    snprintf(name, sizeof(name), "%" PRIu64 ".%u", sw->job_id, sw->attempt);
+    return !sp->rules.is_switching ||
+           (fstatat(sp->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_uid == user_of(pid));
+}
+
+static bool is_own_cgroup(const struct spawn *sp, const struct spawn_sweep *sw, const char *path)
+{
+    char end[96];
+    const char *parent = strrchr(sp->cgroups.path, '/');
+    if (!sp->rules.is_switching) {
+        return true;
+    }
+    snprintf(end, sizeof(end), "%s/%" PRIu64 ".%u", parent != NULL ? parent : "/none", sw->job_id,
+             sw->attempt);
+    size_t len = strlen(path);
+    return strncmp(path, "/sys/fs/cgroup/", 15) == 0 && strstr(path, "/../") == NULL &&
+           len > strlen(end) && strcmp(path + len - strlen(end), end) == 0;
+}
+
 /* The shim by its own file, where it is not our child: with the start time, a pid is a name. */
 static size_t kill_shim(struct spawn *sp, const struct spawn_sweep *sw, int *pidfd, char *cgroup,
                         size_t cgroup_size)
@@ -114,9 +154,10 @@ static size_t kill_shim(struct spawn *sp, const struct spawn_sweep *sw, int *pid
     const char *second = strchr(text, '\n');
     if (second != NULL && second[1] == '/') {
         snprintf(cgroup, cgroup_size, "%.*s", (int)strcspn(second + 1, "\n"), second + 1);
+        cgroup[0] = is_own_cgroup(sp, sw, cgroup) ? cgroup[0] : '\0';
     }
     AUTO_CLOSE int fd = proc_pidfd_open(pid);
-    if (fd < 0 || start == 0 || proc_start_time(pid) != start) {
+    if (fd < 0 || start == 0 || proc_start_time(pid) != start || !may_kill(sp, sw, pid)) {
         return 0;
     }
     proc_pidfd_kill(fd, SIGKILL);

@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agentd/procfs.h"
@@ -123,7 +124,34 @@ static int lock(struct state *s, struct accel_error *err)
     return 0;
 }
 
-int state_open(struct state *s, const char *dir, struct accel_error *err)
+static int make_owned(const char *path, uid_t uid, gid_t gid, mode_t mode, struct accel_error *err)
+{
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return error_sys(err, errno, "make directory %s", path);
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || fchown(fd, uid, gid) < 0 || fchmod(fd, mode) < 0)
+        return error_sys(err, errno, "give directory %s to its owner", path);
+    return 0;
+}
+
+int state_prepare_shared(const char *dir, uid_t uid, gid_t gid, struct accel_error *err)
+{
+    char path[PATH_MAX];
+    for (size_t i = 1; dir[i]; i++) {
+        if (dir[i] != '/')
+            continue;
+        if (snprintf(path, sizeof(path), "%.*s", (int)i, dir) >= (int)sizeof(path))
+            return error_set(err, ACCEL_EINVAL, "%s: the path is too long", dir);
+        if (mkdir(path, 0755) < 0 && errno != EEXIST)
+            return error_sys(err, errno, "make directory %s", path);
+    }
+    int r = make_owned(dir, uid, gid, 0711, err);
+    if (r == 0 && snprintf(path, sizeof(path), "%s/attempts", dir) >= (int)sizeof(path))
+        r = error_set(err, ACCEL_EINVAL, "%s: the path is too long", dir);
+    return r == 0 ? make_owned(path, 0, gid, 0751, err) : r;
+}
+
+int state_open(struct state *s, const char *dir, bool is_shared, struct accel_error *err)
 {
     char text[NUMBER_FILE_BYTES];
     *s = (struct state){.lock_fd = -1};
@@ -134,7 +162,7 @@ int state_open(struct state *s, const char *dir, struct accel_error *err)
         r = path_make_private(s->dir, err);
     if (r == 0)
         r = lock(s, err);
-    if (r == 0)
+    if (r == 0 && !is_shared)
         r = path_make_private(s->attempts_dir, err);
     if (r == 0)
         r = read_numbers(s, "incarnation", &s->incarnation, NULL, err);

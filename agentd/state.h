@@ -8,6 +8,7 @@
 #define ACCEL_AGENTD_STATE_H
 
 #include <limits.h>
+#include <sys/types.h>
 
 #include "common/error.h"
 
@@ -17,8 +18,13 @@ struct state {
     int lock_fd;
     uint64_t incarnation, seen_era, seen_epoch;
 };
-/* Makes and locks the directory and bumps the incarnation. ACCEL_EBUSY: another acceld has it. */
-int state_open(struct state *s, const char *dir, struct accel_error *err);
+/* Makes and locks the directory and bumps the incarnation. ACCEL_EBUSY: another acceld has it.
+ * is_shared: state_prepare_shared() has made it. */
+int state_open(struct state *s, const char *dir, bool is_shared, struct accel_error *err);
+/* Where each job runs as its own user, by root: the directory belongs to acceld's user and can be
+ * passed through by all; STATE/attempts belongs to root, so that nobody but accel-spawn makes or
+ * renames an attempt's directory. */
+int state_prepare_shared(const char *dir, uid_t uid, gid_t gid, struct accel_error *err);
 void state_close(struct state *s); /* accepts one that is all zero but lock_fd -1 */
 int state_save_seen(struct state *s, uint64_t era, uint64_t epoch, struct accel_error *err);
 

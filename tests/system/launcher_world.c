@@ -154,8 +154,13 @@ static void open_launcher(struct world *w)
     struct accel_error err = {0};
     struct launcher_exec_config config = {
         .loop = &w->loop, .attempts_dir = w->attempts, .incarnation = ++w->incarnation};
-    int r = launcher_exec_start_spawn(world_spawn_path, w->attempts, &config.spawn_fd, w->isolation,
-                                      &err);
+    const struct launcher_spawn_config spawn = {.path = world_spawn_path,
+                                                .attempts_dir = w->attempts};
+    struct launcher_spawned spawned = {.fd = -1};
+    int r = launcher_exec_start_spawn(&spawn, &spawned, &err);
+    config.spawn_fd = spawned.fd;
+    snprintf(w->isolation, sizeof(w->isolation), "%s", spawned.isolation);
+    launcher_spawned_done(&spawned);
     if (r < 0) {
         print_error("%s\n", err.text);
     }
@@ -523,7 +528,6 @@ pid_t world_shim_pid(struct world *w, struct attempt_id id)
 
 bool world_main(int argc, char **argv)
 {
-    struct world w;
     if (argc != 4) {
         fprintf(stderr, "usage: %s ACCEL-SPAWN NAUGHTY none|cgroup2\n", argv[0]);
         exit(2);
@@ -539,16 +543,18 @@ bool world_main(int argc, char **argv)
     const char *wanted = world_mode;
     unsetenv(SPAWN_CGROUP_VARIABLE);
     struct accel_error err = {0};
-    int fd = -1;
-    memset(&w, 0, sizeof(w));
-    int r = launcher_exec_start_spawn(world_spawn_path, "/tmp", &fd, w.isolation, &err);
+    const struct launcher_spawn_config spawn = {.path = world_spawn_path, .attempts_dir = "/tmp"};
+    struct launcher_spawned spawned = {.fd = -1};
+    int r = launcher_exec_start_spawn(&spawn, &spawned, &err);
     if (r < 0) {
         fprintf(stderr, "%s\n", err.text);
         exit(1);
     }
-    close(fd);
+    close(spawned.fd);
     wait(NULL);
-    if (strcmp(w.isolation, wanted) != 0) {
+    bool is_wanted = strcmp(spawned.isolation, wanted) == 0;
+    launcher_spawned_done(&spawned);
+    if (!is_wanted) {
         printf("1..0 # SKIP the unified cgroup hierarchy cannot be written here\n");
         return false;
     }
