@@ -10,11 +10,13 @@
 #include "accel/v1/admin.pb-c.h"
 #include "accel/v1/agent.pb-c.h"
 #include "accel/v1/event.pb-c.h"
+#include "accel/v1/files.pb-c.h"
 #include "accel/v1/job.pb-c.h"
 #include "accel/v1/node.pb-c.h"
 #include "accel/v1/trust.pb-c.h"
 #include "common/clock.h"
 #include "common/limits.h"
+#include "scheduler/api_files.h"
 #include "scheduler/shell.h"
 
 enum admin_method {
@@ -27,6 +29,8 @@ enum admin_method {
 
 static void to_core(void *ctx, const struct rpc_event *ev)
 {
+    if (ev->method->id == COORD_SESSION && api_files_on_session(ctx, ev))
+        return;
     shell_on_call(ctx, ev, NULL);
 }
 
@@ -191,10 +195,14 @@ static const struct rpc_method methods[] = {
           COORD_NODES),
     STREAM("/accel.v1.Events/Watch", events_request, events_reply, RPC_ROLE_USER, SMALL, to_core,
            COORD_EVENTS),
+    UNARY("/accel.v1.Files/Stat", file_stat_request, file_reply, RPC_ROLE_USER, SMALL,
+          api_files_on_call, API_FILES_STAT),
+    UNARY("/accel.v1.Files/Put", file_put_request, file_reply, RPC_ROLE_USER,
+          LIMIT_BLOB_CHUNK_BYTES + SMALL, api_files_on_call, API_FILES_PUT),
     {"/accel.v1.Agent/Session", DESC(agent_up), DESC(coord_down), true, true, RPC_ROLE_NODE,
      LIMIT_FRAME_BYTES, to_core, COORD_SESSION},
-    UNARY("/accel.v1.Trust/Enroll", enroll_request, enroll_reply, RPC_ROLE_NONE, SMALL, shell_on_trust,
-          COORD_ENROLL),
+    UNARY("/accel.v1.Trust/Enroll", enroll_request, enroll_reply, RPC_ROLE_NONE, SMALL,
+          shell_on_trust, COORD_ENROLL),
     /* Nodes and users alike: who has a certificate is asked in the core. */
     UNARY("/accel.v1.Trust/Renew", renew_request, renew_reply, RPC_ROLE_NONE, SMALL, shell_on_trust,
           COORD_RENEW),

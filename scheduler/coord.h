@@ -18,6 +18,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 
+#include "accel/v1/agent.pb-c.h"
 #include "common/arena.h"
 #include "common/caller.h"
 #include "common/error.h"
@@ -147,6 +148,11 @@ int64_t coord_deadline_ms(const struct coord *c); /* -1: none */
 void coord_check(const struct coord *c);          /* cheap invariants; run around every step */
 void coord_check_all(
     const struct coord *c); /* everything, O(all); the simulator after every step */
+
+/* Whose archive (JobSpec.sync) the session `call` may read for the attempt `ref`: ACCEL_EPERM unless
+ * its node runs that attempt and the job brings this very content. The name lives as long as c. */
+int coord_archive_owner(struct coord *c, uint64_t call, const Accel__V1__AttemptRef *ref,
+                        const uint8_t hash[32], const char **ret_user, struct accel_error *err);
 
 uint64_t coord_era(const struct coord *c);
 uint64_t coord_epoch(const struct coord *c);

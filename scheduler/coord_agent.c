@@ -169,6 +169,30 @@ static void report_started(struct coord *c, struct node *n, const Accel__V1__Att
         job_apply(c, a->job, JOB_EV_STARTED, NULL);
 }
 
+/* --- archives --- */
+
+int coord_archive_owner(struct coord *c, uint64_t call, const Accel__V1__AttemptRef *ref,
+                        const uint8_t hash[32], const char **ret_user, struct accel_error *err)
+{
+    struct call *session = NULL;
+    struct arena arena;
+
+    HASH_FIND(hh, c->calls, &call, sizeof(call), session);
+    const struct node *n = session && session->kind == CALL_SESSION ? session->node : NULL;
+    const struct share *s = n ? share_of_ref(c, n, ref) : NULL;
+    if (!s)
+        return error_set(err, ACCEL_EPERM, "this node does not run that attempt");
+    arena_init(&arena);
+    const Accel__V1__JobSpec *spec = spec_unpack_bare(s->attempt->job, &arena);
+    bool is_its =
+        spec->sync && spec->sync->hash.len == 32 && !memcmp(spec->sync->hash.data, hash, 32);
+    arena_done(&arena);
+    if (!is_its)
+        return error_set(err, ACCEL_EPERM, "that job does not bring this archive");
+    *ret_user = s->attempt->job->user->name;
+    return 0;
+}
+
 /* --- strays: fenced attempts that still have processes; what they hold is not free --- */
 
 static void stray_add(struct node *n, const Accel__V1__AttemptRef *ref)
@@ -244,8 +268,10 @@ static void take_message(struct coord *c, struct call *session, const Accel__V1_
     case ACCEL__V1__AGENT_UP__BODY_LOG_DATA: logs_answer(c, up->log_data); break;
     case ACCEL__V1__AGENT_UP__BODY_INPUT_DONE: input_answer(c, up->input_done); break;
     case ACCEL__V1__AGENT_UP__BODY_BEAT:
-        if (up->beat->n_devices)
+        if (up->beat->n_devices) {
             node_set_devices(c, n, up->beat->devices, up->beat->n_devices);
+            node_tell_beat(c, n, up->beat);
+        }
         break;
     case ACCEL__V1__AGENT_UP__BODY_FENCE: {
         struct share *s = share_of_ref(c, n, up->fence->ref);
@@ -452,6 +478,7 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
     down.welcome = &welcome;
     node_send(c, n, &down);
     node_set_devices(c, n, h->node->devices, h->node->n_devices);
+    node_tell(c, n, h->node);
     node_apply(c, n, NODE_EV_HELLO);
     settle_node(c, n, h, is_same);
     forget_unknown(c, n, h);

@@ -5,6 +5,8 @@
  */
 #include "scheduler/shell.h"
 
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -15,6 +17,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/rpc_local.h"
+#include "scheduler/files.h"
 
 struct deferred {
     struct deferred *next;
@@ -255,17 +258,17 @@ static void on_stale(void *ctx, const struct accel_error *err)
 
 /* --- loop callbacks --- */
 
-static void on_check(uv_check_t *check)
+static void on_drain(uv_idle_t *idle)
 {
-    shell_flush(check->data);
+    (void)idle; /* only there so that the loop does not wait */
 }
 
-static void on_deadline(void *ctx, int64_t late_ms)
+static void tick(struct shell *s)
 {
-    struct shell *s = ctx;
     struct coord_event ev = {.type = COORD_EV_TICK};
 
-    (void)late_ms;
+    s->is_tick_due = false;
+    uv_idle_stop(&s->drain);
     if (s->is_flushed)
         return;
     if (s->failing.code) {
@@ -273,7 +276,26 @@ static void on_deadline(void *ctx, int64_t late_ms)
         return;
     }
     step(s, &ev);
+}
+
+static void on_check(uv_check_t *check)
+{
+    struct shell *s = check->data;
+
+    if (s->is_tick_due)
+        tick(s);
     shell_flush(s);
+}
+
+/* The sockets first: what they hold was said in time, and silence is judged afterwards. libuv runs
+ * timers before it polls, so the tick waits for the poll of the same turn. */
+static void on_deadline(void *ctx, int64_t late_ms)
+{
+    struct shell *s = ctx;
+
+    (void)late_ms;
+    s->is_tick_due = true;
+    uv_idle_start(&s->drain, on_drain);
 }
 
 static void on_idle(void *ctx, int64_t late_ms)
@@ -377,11 +399,17 @@ int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_option
     r = shell_remote_open(s, err);
     if (r < 0)
         return r;
+    char files_dir[PATH_MAX];
+    snprintf(files_dir, sizeof(files_dir), "%s/files", options->state_dir);
+    r = files_create(loop, files_dir, FILES_TOTAL_BYTES, &s->files, err);
+    if (r < 0)
+        return r;
     r = store_thread_start(loop, s->store, &callbacks, s, &s->thread, err);
     if (r < 0)
         return r;
     uv_check_init(loop, &s->check);
     s->check.data = s;
+    uv_idle_init(loop, &s->drain);
     r = loop_timer_init(loop, &s->deadline, on_deadline, s);
     if (r == 0)
         r = loop_timer_init(loop, &s->idle, on_idle, s);
@@ -414,7 +442,10 @@ static void on_store_stopped(void *ctx)
 
     s->thread = NULL;
     s->store = NULL;
+    files_destroy(s->files);
+    s->files = NULL;
     uv_close((uv_handle_t *)&s->check, NULL);
+    uv_close((uv_handle_t *)&s->drain, NULL);
     uv_close((uv_handle_t *)&s->socket_watch, NULL);
     loop_timer_close(&s->deadline, NULL);
     loop_timer_close(&s->idle, NULL);

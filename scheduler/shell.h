@@ -20,6 +20,7 @@
 #include "scheduler/options.h"
 #include "scheduler/store_thread.h"
 
+struct files;
 struct deferred; /* a message of an agent that waits for the store */
 
 struct shell {
@@ -28,6 +29,7 @@ struct shell {
     struct coord *core;
     struct store *store; /* owned by `thread` once that runs */
     struct store_thread *thread;
+    struct files *files; /* archives that jobs bring */
     struct rpc_server *server;       /* this host's; NULL: not yet, or not any more */
     const struct remote_ops *remote; /* NULL: this host only */
     struct rpc_server *remotes[OPTIONS_LISTEN_MAX]; /* of tag index + 1 */
@@ -40,6 +42,7 @@ struct shell {
     struct store_txn txn;
     uv_check_t check;           /* after the sockets of one turn were read: flush */
     struct loop_timer deadline; /* of the core */
+    uv_idle_t drain;            /* runs while is_tick_due: the loop polls without waiting */
     struct loop_timer idle;
     struct loop_signals signals;
     uv_fs_event_t socket_watch; /* the socket's file: without it nobody finds us */
@@ -49,6 +52,7 @@ struct shell {
     uint32_t deferred_count, admin_calls;
     size_t deferred_bytes;
     int64_t start_wall_ms;
+    bool is_tick_due; /* the deadline has passed; what the sockets hold is stepped before */
     bool is_stopping;
     bool is_flushed; /* stopping, and nothing is stepped or said any more */
     bool is_stale;   /* a higher epoch wrote the store */

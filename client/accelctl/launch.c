@@ -367,6 +367,11 @@ int verb_launch(struct cli *cli)
     if (code == 0 && session_open(cli, &l->session, &err) < 0)
         code = cli_error(&err);
     if (code == 0) {
+        code = submission_upload(&l->submission, l->session);
+        if (code != 0)
+            session_close(l->session);
+    }
+    if (code == 0) {
         session_attach(l->session, &hooks, l);
         catch_signals(l);
         submit(l);

@@ -10,7 +10,7 @@
 
 #define V(name) VERB_BIT(VERB_##name)
 #define RUN     (V(LAUNCH) | V(SUBMIT))
-#define LISTS   (V(PS) | V(DESCRIBE) | V(NODES) | V(EVENTS) | V(DOCTOR))
+#define LISTS   (V(PS) | V(DESCRIBE) | V(NODES) | V(EVENTS) | V(DOCTOR) | V(NODE) | V(USER))
 
 /* The man pages and --help begin with the examples, then this text, then the options. */
 const struct verb verb_table[VERB_COUNT] = {
@@ -82,7 +82,7 @@ const struct verb verb_table[VERB_COUNT] = {
      "accelctl cancel 12\tone job\n"
      "accelctl cancel --all --yes\tall of mine\n",
      false},
-    {VERB_NODES, "nodes", "node", "[options] [NAME...]", "list nodes and their devices", "",
+    {VERB_NODES, "nodes", "", "[options] [NAME...]", "list nodes and their devices", "",
      "accelctl nodes\tthe nodes\n"
      "accelctl nodes -o wide\twith every device and who uses it\n",
      false},
@@ -116,6 +116,28 @@ const struct verb verb_table[VERB_COUNT] = {
      "a finding is BAD.",
      "accelctl doctor\tfor people\n"
      "accelctl doctor -o json\tfor programs, and for a bug report\n",
+     false},
+    {VERB_NODE, "node", "", "{token | remove NAME | ls}", "let nodes in, and take them out",
+     "token: prints an enrolment token, which lets one machine join the cluster once. It is a "
+     "secret: hand it over as one.\n\n"
+     "remove NAME: revokes the node's certificates, ends its session, and forgets it. What runs "
+     "there is lost, and started again elsewhere.\n\n"
+     "ls: the same as `accelctl nodes`.",
+     "accelctl node token > token\tthen, on the other machine: acceld --join @token\n"
+     "accelctl node token --expires 10m\tfor the next ten minutes\n"
+     "accelctl node remove n7\tit is broken, or not trusted any more\n",
+     false},
+    {VERB_USER, "user", "", "{cert NAME | revoke NAME | role NAME ROLE | ls}",
+     "certificates and roles of people",
+     "cert NAME: makes a key and a certificate, with which NAME may call the coordinator from "
+     "other machines. A job belongs to the name.\n\n"
+     "revoke NAME: what was made by cert is good for nothing from now on, and the role is user "
+     "again.\n\n"
+     "role NAME ROLE: an operator sees and ends everybody's jobs; an admin has those rights and "
+     "those over nodes, users and the store. root and the coordinator's own user are admins.",
+     "accelctl user cert ann --out ann.pem\ta file for ann\n"
+     "accelctl user role ann operator\tshe looks after the others' jobs\n"
+     "accelctl user revoke ann\tshe has left, or lost the file\n",
      false},
 };
 
@@ -171,6 +193,11 @@ const struct option_row option_table[] = {
     {OPT_MODULE, "module", 'm', "", TEXT("MODULE"), RUN,
      "run a Python module; what follows are its arguments"},
     {OPT_WRAP, "wrap", 0, "", TEXT("LINE"), RUN, "run a line of shell instead of a program"},
+    {OPT_SYNC, "sync", 0, "workdir-sync", TEXT("DIR"), RUN,
+     "send this directory along: the job runs in a copy of it on every node; without it, paths "
+     "must be shared between the nodes"},
+    {OPT_SYNC_EXCLUDE, "sync-exclude", 0, "", LIST("PATTERN"), RUN,
+     "leave these files out (tar's patterns; DIR/.accelignore has more, one a line); repeatable"},
     {OPT_LABEL, "label", 'l', "label-io", FLAG, V(LAUNCH) | V(LOGS),
      "show the lines of all ranks, each with its rank in front"},
     {OPT_KILL_ON_DISCONNECT, "kill-on-disconnect", 0, "", FLAG, V(LAUNCH),
@@ -207,10 +234,15 @@ const struct option_row option_table[] = {
     {OPT_YES, "yes", 'y', "", FLAG, V(CANCEL), "do not ask"},
     {OPT_WATCH, "watch", 'w', "follow", FLAG, V(EVENTS), "wait for more until interrupted"},
     {OPT_NODE, "node", 0, "", TEXT("NAME"), V(EVENTS), "only of this node"},
+    {OPT_EXPIRES, "expires", 0, "", OPT_TYPE_DURATION, "T", NULL, 1, LIMIT_TOKEN_MAX_MS, V(NODE),
+     "the token is good for so long; default 1h"},
+    {OPT_ROLE, "role", 0, "", CHOICE("user|operator|admin"), V(USER),
+     "of a new user; default: as it is, else user"},
+    {OPT_OUT, "out", 0, "", TEXT("FILE"), V(USER), "where to write it; default NAME.pem"},
     {OPT_MAN, "man", 0, "", FLAG, V(HELP), "print the man page (troff) instead", true},
 
-    {OPT_COORDINATOR, "coordinator", 0, "", TEXT("unix:PATH"), VERB_ALL,
-     "the coordinator to talk to; default: $ACCEL_COORDINATOR, else the system's, else your "
+    {OPT_COORDINATOR, "coordinator", 0, "", TEXT("ADDRESS"), VERB_ALL,
+     "the coordinator to talk to, unix:PATH or HOST[:PORT]; default: $ACCEL_COORDINATOR, else the system's, else your "
      "own, started when needed"},
     {OPT_COLOR, "color", 0, "colour", CHOICE("auto|always|never"), VERB_ALL,
      "colours on a terminal"},

@@ -22,6 +22,8 @@ enum verb_id {
     VERB_HELP,
     VERB_ADMIN,
     VERB_DOCTOR,
+    VERB_NODE,
+    VERB_USER,
     VERB_COUNT
 };
 
@@ -64,6 +66,8 @@ enum opt_id {
     OPT_PYTHON,
     OPT_MODULE,
     OPT_WRAP,
+    OPT_SYNC,
+    OPT_SYNC_EXCLUDE,
     OPT_LABEL,
     OPT_KILL_ON_DISCONNECT,
     OPT_GRACE,
@@ -91,6 +95,9 @@ enum opt_id {
     OPT_WATCH,
     OPT_NODE,
     OPT_MAN,
+    OPT_EXPIRES,
+    OPT_ROLE,
+    OPT_OUT,
     OPT_COUNT
 };
 

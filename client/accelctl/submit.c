@@ -44,6 +44,21 @@ static uint32_t current_umask(void)
     return mask;
 }
 
+static int pack(const struct options *o, struct submission *s, struct accel_error *err)
+{
+    const struct opt_value *excludes = &o->v[OPT_SYNC_EXCLUDE];
+    int r = sync_pack(o->v[OPT_SYNC].text, excludes->list, excludes->count, &s->archive, err);
+
+    if (r < 0)
+        return r;
+    s->sync = (Accel__V1__SyncRef)ACCEL__V1__SYNC_REF__INIT;
+    s->sync.hash = (ProtobufCBinaryData){HASH_BYTES, s->archive.hash};
+    s->sync.size_bytes = s->archive.size_bytes;
+    s->sync.source = (ProtobufCBinaryData){strlen(s->archive.source), (uint8_t *)s->archive.source};
+    s->spec.sync = &s->sync;
+    return 0;
+}
+
 int submission_prepare(const struct cli *cli, struct submission *s)
 {
     char cwd[PATH_MAX];
@@ -52,6 +67,7 @@ int submission_prepare(const struct cli *cli, struct submission *s)
     int code = EXIT_CODE_USAGE;
 
     memset(s, 0, sizeof *s);
+    s->archive.fd = -1;
     arena_init(&s->arena);
     if (!getcwd(cwd, sizeof cwd)) {
         cli_error_text(
@@ -65,6 +81,8 @@ int submission_prepare(const struct cli *cli, struct submission *s)
         cli_error_text(err.text);
         return code;
     }
+    if (option_given(&cli->opt, OPT_SYNC) && pack(&cli->opt, s, &err) < 0)
+        return cli_error(&err);
     if (s->spec.n_argv > 1 && strstr((const char *)s->spec.argv[0].data, "python"))
         s->python = (const char *)s->spec.argv[0].data;
     request_id_make(s->id);
@@ -78,6 +96,16 @@ int submission_prepare(const struct cli *cli, struct submission *s)
 void submission_done(struct submission *s)
 {
     arena_done(&s->arena);
+    sync_archive_done(&s->archive);
+}
+
+int submission_upload(const struct submission *s, struct session *session)
+{
+    struct accel_error err = {0};
+
+    if (!s->spec.sync)
+        return 0;
+    return sync_upload(session, &s->archive, &err) < 0 ? cli_error(&err) : 0;
 }
 
 int submission_refused(int code, const char *text)
@@ -128,7 +156,9 @@ int verb_submit(struct cli *cli)
     if (code == 0) {
         int r = session_open(cli, &session, &err);
 
-        code = r < 0 ? cli_error(&err) : submit_with(cli, session, &s);
+        code = r < 0 ? cli_error(&err) : submission_upload(&s, session);
+        if (code == 0)
+            code = submit_with(cli, session, &s);
     }
     submission_done(&s);
     return code;
