@@ -676,7 +676,9 @@ static int make_parts(struct shell *s, struct accel_error *err)
     r = node_create(&node, on_devices, s, &s->node, err);
     if (r < 0)
         return r;
-    r = uplink_create(c->loop, c->coordinator, &uplink_callbacks, s, &s->uplink, err);
+    char tls_dir[PATH_MAX + 8];
+    snprintf(tls_dir, sizeof(tls_dir), "%s/tls", c->state->dir);
+    r = uplink_create(c->loop, c->coordinator, tls_dir, &uplink_callbacks, s, &s->uplink, err);
     if (r == 0)
         s->open_parts++;
     return r;

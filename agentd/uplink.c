@@ -1,21 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The way up: one channel, one Session call on it, and when to try again. Neighbours: shell.c
- * above, common/rpc_local below. It must not look into messages.
+ * above, common/rpc_local and common/remote below. It must not look into messages.
  */
 #include "agentd/uplink.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/credentials.h"
+#include "common/log.h"
 #include "common/loop.h"
 #include "common/path.h"
 #include "common/prng.h"
+#include "common/remote.h"
 #include "common/rpc_local.h"
 
 #define BACKOFF_MIN_MS      50
 #define BACKOFF_MAX_MS      1000
+#define BACKOFF_REMOTE_MS   6000 /* back within 10 s of a restart, the storm of others included */
 #define LIVED_MS            1000 /* a session of so long was no mere greeting */
 #define BACKOFF_APPEARED_MS 1    /* the socket's file is there: its listener is a moment away */
 
@@ -23,10 +28,15 @@ struct uplink {
     uv_loop_t *loop;
     struct uplink_callbacks cb;
     void *ctx;
-    char *path, *dir, *base; /* of the socket; base points into path */
+    char *path, *dir, *base;         /* of the socket; base points into path. NULL: remote */
+    const struct remote_ops *remote; /* NULL: local */
+    struct remote_address address;
+    char *tls_dir;
+    char told[ACCEL_ERROR_TEXT]; /* why the last try failed */
     struct prng prng;
     struct rpc_channel *channel; /* NULL: none */
     struct rpc_call *call;       /* the session; NULL: none */
+    bool is_open;                /* on_open was called: on_lost will be */
     bool was_answered;           /* the coordinator has said something in this session */
     bool was_hasty;              /* tried at once after a session, and none has lived since */
     int64_t answered_ms;         /* clock_mono_ms() of that */
@@ -48,6 +58,7 @@ static void handle_closed(struct uplink *u)
     void *ctx = u->closed_ctx;
     free(u->path);
     free(u->dir);
+    free(u->tls_dir);
     free(u);
     if (on_closed)
         on_closed(ctx);
@@ -78,7 +89,7 @@ static void retry_later(struct uplink *u)
 {
     int64_t half = (u->backoff_ms + 1) / 2;
     retry_after(u, half + (int64_t)prng_below(&u->prng, (uint64_t)half + 1));
-    u->backoff_ms = MIN(u->backoff_ms * 2, BACKOFF_MAX_MS);
+    u->backoff_ms = MIN(u->backoff_ms * 2, u->remote ? BACKOFF_REMOTE_MS : BACKOFF_MAX_MS);
 }
 
 static void on_directory_event(uv_fs_event_t *watch, const char *filename, int events, int status)
@@ -94,6 +105,8 @@ static void on_directory_event(uv_fs_event_t *watch, const char *filename, int e
 /* Anew before each try: the directory itself may have been made again since. */
 static void watch_directory(struct uplink *u)
 {
+    if (!u->dir)
+        return;
     uv_fs_event_stop(&u->watch);
     uv_fs_event_start(&u->watch, on_directory_event, u->dir, 0); /* if not, the back-off serves */
 }
@@ -123,48 +136,101 @@ static bool is_hasty(struct uplink *u)
     return false;
 }
 
+static void tell(struct uplink *u, const char *text)
+{
+    if (strncmp(u->told, text, sizeof(u->told) - 1) != 0)
+        log_warn("no way to the coordinator yet: %s", text);
+    snprintf(u->told, sizeof(u->told), "%s", text);
+}
+
 static void on_end(void *ctx, int code, const char *text)
 {
     struct uplink *u = ctx;
+    bool was_open = u->is_open;
     (void)code;
+    u->is_open = false;
     drop_channel(u);
     if (is_hasty(u))
         retry_after(u, 0);
     else
         retry_later(u);
-    u->cb.on_lost(u->ctx, text);
+    if (was_open)
+        u->cb.on_lost(u->ctx, text);
+    else
+        tell(u, text);
 }
 
 static const struct rpc_call_handlers call_handlers = {on_message, on_end};
 
+static int connect_local(struct uplink *u)
+{
+    int fd;
+    watch_directory(u);
+    int r = path_socket_connect(u->path, &fd, NULL);
+    if (r < 0)
+        return r;
+    r = rpc_local_channel_create(u->loop, fd, NULL, NULL, &u->channel, NULL);
+    if (r < 0)
+        close(fd);
+    else
+        uv_fs_event_stop(&u->watch);
+    return r;
+}
+
+static void on_ready(void *ctx)
+{
+    struct uplink *u = ctx;
+    if (!u->call || u->is_open)
+        return;
+    u->told[0] = 0;
+    u->is_open = true;
+    u->cb.on_open(u->ctx);
+}
+
+/* The files are read each time: a certificate may have been renewed, or come only now. */
+static int connect_remote(struct uplink *u)
+{
+    struct credentials c;
+    struct accel_error err = {0};
+    int r = credentials_load_dir(u->tls_dir, "node", &c, &err);
+    if (r == 0) {
+        struct remote_channel_config config = {
+            .host = u->address.host,
+            .port = u->address.port,
+            .tls = {c.ca_pem, c.cert_pem, c.key_pem},
+            .on_ready = on_ready,
+            .ctx = u,
+        };
+        r = u->remote->channel_create(u->loop, &config, &u->channel, &err);
+        credentials_done(&c);
+    }
+    if (r < 0)
+        tell(u, err.text);
+    return r;
+}
+
 static void connect_now(void *ctx, int64_t late_ms)
 {
     struct uplink *u = ctx;
-    int fd;
     (void)late_ms;
     if (u->call || u->is_closing)
         return;
-    watch_directory(u);
-    if (path_socket_connect(u->path, &fd, NULL) < 0) {
+    int r = u->remote ? connect_remote(u) : connect_local(u);
+    if (r < 0) {
         retry_later(u);
         return;
     }
-    if (rpc_local_channel_create(u->loop, fd, NULL, NULL, &u->channel, NULL) < 0) {
-        close(fd);
-        retry_later(u);
-        return;
-    }
-    uv_fs_event_stop(&u->watch);
     u->open_handles++;
     u->was_answered = false;
     u->call = rpc_channel_call(u->channel, "/accel.v1.Agent/Session", NULL,
                                &accel__v1__coord_down__descriptor, &call_handlers, u);
-    u->cb.on_open(u->ctx);
+    if (!u->remote)
+        on_ready(u);
 }
 
 void uplink_send(struct uplink *u, const void *packed, size_t len)
 {
-    if (!u->call)
+    if (!u->call || !u->is_open)
         return;
     /* The packed message goes out as it is: all of AgentUp is one field with a one-byte tag, and a
      * field that a message does not know is packed unchanged. */
@@ -186,6 +252,7 @@ void uplink_reset(struct uplink *u)
 {
     if (u->call)
         rpc_call_cancel(u->call);
+    u->is_open = false;
     drop_channel(u);
     if (u->was_answered && clock_mono_ms() - u->answered_ms >= LIVED_MS)
         u->backoff_ms = BACKOFF_MIN_MS;
@@ -194,20 +261,38 @@ void uplink_reset(struct uplink *u)
 
 /* ---- life ---- */
 
-int uplink_create(uv_loop_t *loop, const char *address, const struct uplink_callbacks *cb,
-                  void *ctx, struct uplink **ret_uplink, struct accel_error *err)
+static int set_address(struct uplink *u, const char *address, const char *tls_dir,
+                       struct accel_error *err)
 {
+    if (strncmp(address, "tcp:", 4) == 0) {
+        u->tls_dir = xstrdup(tls_dir);
+        int r = remote_address_parse(address, &u->address, err);
+        return r < 0 ? r : remote_load(&u->remote, err);
+    }
     if (strncmp(address, "unix:", 5) != 0 || address[5] != '/')
-        return error_set(err, ACCEL_EINVAL, "%s is no address of a coordinator: unix:/PATH",
-                         address);
-    struct uplink *u = xcalloc(1, sizeof(*u));
-    u->loop = loop;
-    u->cb = *cb;
-    u->ctx = ctx;
+        return error_set(err, ACCEL_EINVAL,
+                         "%s is no address of a coordinator: unix:/PATH or tcp:HOST:PORT", address);
     u->path = xstrdup(address + 5);
     u->dir = xstrdup(u->path);
     u->base = strrchr(u->path, '/') + 1;
     u->dir[u->base - 1 == u->path ? 1 : u->base - 1 - u->path] = 0;
+    return 0;
+}
+
+int uplink_create(uv_loop_t *loop, const char *address, const char *tls_dir,
+                  const struct uplink_callbacks *cb, void *ctx, struct uplink **ret_uplink,
+                  struct accel_error *err)
+{
+    struct uplink *u = xcalloc(1, sizeof(*u));
+    int r = set_address(u, address, tls_dir, err);
+    if (r < 0) {
+        free(u->tls_dir);
+        free(u);
+        return r;
+    }
+    u->loop = loop;
+    u->cb = *cb;
+    u->ctx = ctx;
     prng_init(&u->prng, clock_mono_ns() ^ (uint64_t)getpid());
     u->backoff_ms = BACKOFF_MIN_MS;
     CHECK(loop_timer_init(loop, &u->timer, connect_now, u) == 0);

@@ -69,6 +69,9 @@ struct remote_channel_config {
     uint16_t port;
     struct remote_tls tls;
     const char *server_name; /* in the server's certificate; NULL: REMOTE_SERVER_NAME */
+    /* Once, from the loop: the connection stands. (A server that does not accept our certificate
+     * ends it right after.) May be NULL. */
+    void (*on_ready)(void *ctx);
     /* Once, from the loop: the connection could not be made or has ended by itself. All calls have
      * got on_end before: ACCEL_EUNAVAIL with the reason when there never was a connection,
      * ACCEL_ECLOSED when it broke. The channel does not come back: close it, make another. May be
@@ -97,7 +100,8 @@ struct remote_ops {
     /* For handshakes from now on; connections that exist stay as they are. */
     int (*server_set_tls)(struct rpc_server *s, const struct remote_tls *tls,
                           struct accel_error *err);
-    /* Starts to connect. ACCEL_EINVAL: certificate or key are no good. */
+    /* Starts to connect; calls may be made at once. ACCEL_EINVAL: certificate or key are no good.
+     */
     int (*channel_create)(uv_loop_t *loop, const struct remote_channel_config *config,
                           struct rpc_channel **ret_channel, struct accel_error *err);
 };

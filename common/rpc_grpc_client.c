@@ -27,6 +27,7 @@ struct grpc_chan {
     struct rpc_list calls;   /* until their last operation is back */
     struct sent **by_slot;   /* by the low bits of their id */
     char target[300];
+    void (*on_ready)(void *ctx);
     void (*on_lost)(void *ctx);
     void *ctx;
     void (*on_closed)(void *ctx);
@@ -139,7 +140,7 @@ static void end_unmarked(struct sent *c, const char *details)
         return;
     }
     channel_doom(ch); /* gRPC would connect again for the next call */
-    if (!ch->was_ready) {
+    if (!ch->was_ready && !ch->was_answered) {
         snprintf(text, sizeof(text), "cannot connect to %s: %.3000s", ch->target, details);
         sent_end(c, ACCEL_EUNAVAIL, text);
     } else if (!ch->was_answered) {
@@ -399,10 +400,16 @@ static void on_state(struct wire_op *op, bool ok)
     }
     ch->state = grpc_channel_check_connectivity_state(ch->channel, 0);
     if (ch->state == GRPC_CHANNEL_READY) {
+        bool is_news = !ch->was_ready;
         ch->was_ready = true;
         wire_timer_stop(&ch->timer);
-    } else if (ch->was_ready || ch->state == GRPC_CHANNEL_TRANSIENT_FAILURE ||
-               ch->state == GRPC_CHANNEL_SHUTDOWN) {
+        channel_watch(ch);
+        if (is_news && ch->on_ready)
+            ch->on_ready(ch->ctx);
+        return;
+    }
+    if (ch->was_ready || ch->state == GRPC_CHANNEL_TRANSIENT_FAILURE ||
+        ch->state == GRPC_CHANNEL_SHUTDOWN) {
         channel_doom(ch);
         return; /* nothing more is to be learnt */
     }
@@ -514,6 +521,7 @@ int wire_channel_create(uv_loop_t *loop, const struct remote_channel_config *con
     rpc_list_init(&ch->calls);
     rpc_chan_init(&ch->chan, &channel_ops, &chan_hooks);
     wire_timer_init(&ch->timer, on_timer);
+    ch->on_ready = config->on_ready;
     ch->on_lost = config->on_lost;
     ch->ctx = config->ctx;
     grpc_ssl_pem_key_cert_pair pair = {config->tls.key_pem, config->tls.cert_pem};
