@@ -33,6 +33,7 @@ static const struct table_column columns[] = {
     {.name = "ADDRESS", .is_wide = true},
     {.name = "VERSION", .is_wide = true},
     {.name = "ISOLATION", .is_wide = true},
+    {.name = "MODELS", .is_wide = true, .may_cut = true},
     {.name = "DEVICES", .is_wide = true, .may_cut = true},
     {.name = "REASON", .may_cut = true},
 };
@@ -65,6 +66,64 @@ static void add_count_cell(struct table *t, const Accel__V1__Node *node, Accel__
         table_cellf(t, "%zu/%zu", free_count, total);
 }
 
+/* The nearest that any two of this model are: "nvlink" before what PCI is. */
+static const char *nearest_link(const Accel__V1__Node *node, const char *model)
+{
+    static const char *const kinds[] = {"nvlink", "pix", "pxb", "phb", "node", "sys"};
+    size_t best = ARRAY_LEN(kinds);
+
+    for (size_t i = 0; i < node->n_devices; i++) {
+        const Accel__V1__Device *d = node->devices[i];
+
+        for (size_t k = 0; strcmp(d->model, model) == 0 && k < d->n_links; k++) {
+            for (size_t b = 0; b < best; b++) {
+                if (strcmp(d->links[k]->kind, kinds[b]) == 0)
+                    best = b;
+            }
+        }
+    }
+    return best < ARRAY_LEN(kinds) ? kinds[best] : NULL;
+}
+
+/* "8 x NVIDIA H200 140.4 GiB nvlink", each model once. */
+static void add_models_cell(struct table *t, const Accel__V1__Node *node)
+{
+    AUTO_STR struct str text = {0};
+
+    str_init(&text);
+    for (size_t i = 0; i < node->n_devices; i++) {
+        const Accel__V1__Device *d = node->devices[i];
+        bool is_told = d->model[0] == '\0';
+        size_t count = 0;
+
+        for (size_t k = 0; k < node->n_devices; k++) {
+            bool is_same = strcmp(node->devices[k]->model, d->model) == 0;
+            count += is_same;
+            is_told |= is_same && k < i;
+        }
+        if (is_told)
+            continue;
+        str_addf(&text, "%s%zu x %s", text.len > 0 ? ", " : "", count, d->model);
+        if (d->memory_bytes > 0) {
+            str_addc(&text, ' ');
+            str_add_bytes(&text, d->memory_bytes);
+        }
+        if (nearest_link(node, d->model))
+            str_addf(&text, " %s", nearest_link(node, d->model));
+    }
+    table_cell(t, text.len > 0 ? text.data : "-", TABLE_PLAIN);
+}
+
+#define UUID_ID_BYTES 32u /* ids above this hold a UUID, of which people need the first group */
+
+static void add_short_id(struct str *text, const char *id)
+{
+    const char *dash = strlen(id) > UUID_ID_BYTES ? strchr(id, '-') : NULL;
+    const char *end = dash ? strchr(dash + 1, '-') : NULL;
+
+    str_add(text, id, end ? (size_t)(end - id) : strlen(id));
+}
+
 static void add_devices_cell(struct table *t, const Accel__V1__Node *node)
 {
     AUTO_STR struct str text = {0};
@@ -76,7 +135,8 @@ static void add_devices_cell(struct table *t, const Accel__V1__Node *node)
 
         if (!use && d->fault[0] == '\0')
             continue;
-        str_addf(&text, "%s%s", text.len > 0 ? ", " : "", d->id);
+        str_adds(&text, text.len > 0 ? ", " : "");
+        add_short_id(&text, d->id);
         if (use)
             str_addf(&text, "=job %llu", (unsigned long long)use->job_id);
         if (d->fault[0] != '\0')
@@ -108,6 +168,7 @@ static void add_row(struct listing *l, const Accel__V1__Node *node)
     table_cell(t, node->address, TABLE_PLAIN);
     table_cell(t, node->version, TABLE_PLAIN);
     table_cell(t, node->isolation, TABLE_PLAIN);
+    add_models_cell(t, node);
     add_devices_cell(t, node);
     table_cell(t, node->reason, TABLE_PLAIN);
 }

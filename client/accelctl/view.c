@@ -239,9 +239,25 @@ json_t *view_job(const Accel__V1__Job *job, bool has_attempts)
     return o;
 }
 
+static json_t *view_links(const Accel__V1__Device *d)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < d->n_links; i++) {
+        json_t *o = json_object();
+
+        put(o, "index", number(d->links[i]->index));
+        put(o, "kind", text_of(d->links[i]->kind));
+        put(o, "count", number_or_null(d->links[i]->count > 0, d->links[i]->count));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
 static json_t *view_device(const Accel__V1__Device *d, const Accel__V1__Node *node)
 {
     json_t *o = json_object();
+    bool has_numa = d->bus[0] != '\0' && d->numa_node >= 0;
     const Accel__V1__DeviceUse *use = NULL;
 
     for (size_t i = 0; i < node->n_uses; i++) {
@@ -253,7 +269,13 @@ static json_t *view_device(const Accel__V1__Device *d, const Accel__V1__Node *no
     put(o, "model", text_or_null(d->model));
     put(o, "index", number(d->index));
     put(o, "memory_bytes", number_or_null(d->memory_bytes > 0, (int64_t)d->memory_bytes));
+    put(o, "vendor", text_or_null(d->vendor));
+    put(o, "bus", text_or_null(d->bus));
+    put(o, "numa_node", number_or_null(has_numa, d->numa_node));
+    put(o, "parent", text_or_null(d->parent));
+    put(o, "links", view_links(d));
     put(o, "fault", text_or_null(d->fault));
+    put(o, "is_broken", json_boolean(d->is_broken));
     put(o, "job_id", number_or_null(use != NULL, use ? (int64_t)use->job_id : 0));
     put(o, "attempt", number_or_null(use != NULL, use ? use->attempt : 0));
     return o;
@@ -261,7 +283,7 @@ static json_t *view_device(const Accel__V1__Device *d, const Accel__V1__Node *no
 
 json_t *view_node(const Accel__V1__Node *node)
 {
-    json_t *o = json_object(), *list = json_array();
+    json_t *o = json_object(), *list = json_array(), *limits = json_array();
 
     put(o, "name", text_of(node->name));
     put(o, "state", text_of(node->state));
@@ -273,6 +295,9 @@ json_t *view_node(const Accel__V1__Node *node)
     put(o, "isolation", text_of(node->isolation));
     put(o, "cpus", number(node->cpus));
     put(o, "memory_bytes", number(node->memory_bytes));
+    for (size_t i = 0; i < node->n_limits; i++)
+        json_array_append_new(limits, text_of(node->limits[i]));
+    put(o, "limits", limits);
     for (size_t i = 0; i < node->n_devices; i++)
         json_array_append_new(list, view_device(node->devices[i], node));
     put(o, "devices", list);

@@ -37,12 +37,13 @@ RANK = {
 NODE = {
     "name": TEXT, "state": TEXT, "reason": TEXT, "since": TIME, "address": TEXT, "version": TEXT,
     "incarnation": NUMBER, "isolation": TEXT, "cpus": NUMBER, "memory_bytes": NUMBER,
-    "devices": LIST,
+    "limits": LIST, "devices": LIST,
 }
 DEVICE = {
     "id": TEXT, "kind": TEXT, "model": (TEXT, NONE), "index": NUMBER,
-    "memory_bytes": (NUMBER, NONE), "fault": (TEXT, NONE), "job_id": (NUMBER, NONE),
-    "attempt": (NUMBER, NONE),
+    "memory_bytes": (NUMBER, NONE), "vendor": (TEXT, NONE), "bus": (TEXT, NONE),
+    "numa_node": (NUMBER, NONE), "parent": (TEXT, NONE), "links": LIST, "fault": (TEXT, NONE),
+    "is_broken": FLAG, "job_id": (NUMBER, NONE), "attempt": (NUMBER, NONE),
 }
 EVENT = {
     "seq": NUMBER, "time": TIME, "kind": TEXT, "job_id": (NUMBER, NONE),
