@@ -13,6 +13,19 @@
 #include "client/accelctl/view.h"
 #include "common/clock.h"
 
+/* What somebody tried since the start and was not let do. */
+static void add_refusals(json_t *o, const Accel__V1__Refusals *r)
+{
+    if (!r)
+        return;
+    json_object_set_new(o, "refused_handshakes", json_integer((json_int_t)r->handshakes));
+    json_object_set_new(o, "refused_certificates", json_integer((json_int_t)r->certificates));
+    json_object_set_new(o, "refused_tokens", json_integer((json_int_t)r->tokens));
+    json_object_set_new(o, "refused_rights", json_integer((json_int_t)r->rights));
+    json_object_set_new(o, "refused_sessions", json_integer((json_int_t)r->sessions));
+    json_object_set_new(o, "refused_reports", json_integer((json_int_t)r->reports));
+}
+
 static json_t *status_json(const Accel__V1__StatusReply *s)
 {
     json_t *o = json_object();
@@ -33,6 +46,7 @@ static json_t *status_json(const Accel__V1__StatusReply *s)
                             ? view_bytes(s->store_error, strlen(s->store_error))
                             : json_null());
     json_object_set_new(o, "idle_exit", json_boolean(s->idle_exit));
+    add_refusals(o, s->refused);
     return o;
 }
 
@@ -60,7 +74,7 @@ static int admin_status(struct cli *cli, struct session *session, struct accel_e
     str_init(&text);
     json_object_foreach(status, key, value)
     {
-        str_addf(&text, "%-12s ", key);
+        str_addf(&text, "%-20s ", key);
         if (json_is_string(value))
             str_add_visible(&text, json_string_value(value), json_string_length(value));
         else if (json_is_integer(value))

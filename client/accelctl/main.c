@@ -21,6 +21,7 @@ static verb_function *const verbs[VERB_COUNT] = {
     [VERB_CANCEL] = verb_cancel,     [VERB_NODES] = verb_nodes,     [VERB_EVENTS] = verb_events,
     [VERB_HELP] = verb_help,         [VERB_VERSION] = verb_version, [VERB_ADMIN] = verb_admin,
     [VERB_DOCTOR] = verb_doctor,
+    [VERB_NODE] = verb_node,         [VERB_USER] = verb_user,
 };
 
 /* A closed stdout must not become the descriptor of a socket; a closed stdin stays recognisable

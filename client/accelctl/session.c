@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "accel/v1/admin.pb-c.h"
+#include "client/accelctl/credentials.h"
 #include "client/accelctl/embedded.h"
 #include "common/limits.h"
 #include "common/path.h"
@@ -31,10 +32,15 @@ struct session {
     char path[PATH_MAX];
     bool is_embedded;
     bool may_start;
+    const struct remote_ops *remote; /* NULL: the coordinator is on this host */
+    struct remote_address address;
+    struct credentials credentials;
+    bool is_probing; /* a new connection to another machine, not known to work yet */
+    struct accel_error probe_error;
     const struct session_hooks *hooks;
     void *ctx;
     uv_timer_t retry;
-    uint64_t retry_ms, waited_ms;
+    uint64_t retry_ms, lost_ms; /* lost_ms: of the loop's clock */
     uv_poll_t agent_poll; /* on agent.ready_fd */
     struct embedded_start agent;
     bool is_agent_starting;
@@ -49,6 +55,17 @@ struct session {
     } call;
 };
 
+static void retry_later(struct session *s, const struct accel_error *err)
+{
+    uv_update_time(&s->loop);
+    if (s->is_embedded || uv_now(&s->loop) - s->lost_ms > RETRY_GIVE_UP_MS) {
+        s->hooks->on_gone(s->ctx, err);
+        return;
+    }
+    uv_timer_start(&s->retry, s->retry.timer_cb, s->retry_ms, 0);
+    s->retry_ms = MIN(s->retry_ms * 2, (uint64_t)RETRY_LONGEST_MS);
+}
+
 static void on_lost(void *ctx)
 {
     struct session *s = ctx;
@@ -57,14 +74,22 @@ static void on_lost(void *ctx)
     s->channel = NULL;
     if (ch)
         rpc_channel_close(ch, NULL, NULL);
-    if (s->hooks && !s->is_closing) {
-        s->retry_ms = RETRY_FIRST_MS;
-        s->waited_ms = 0;
-        uv_timer_start(&s->retry, s->retry.timer_cb, 0, 0);
+    if (!s->hooks || s->is_closing)
+        return;
+    if (s->is_probing) { /* to another machine: this was no connection */
+        s->is_probing = false;
+        retry_later(s, &s->probe_error);
+        return;
     }
+    s->retry_ms = RETRY_FIRST_MS;
+    s->lost_ms = uv_now(&s->loop);
+    uv_timer_start(&s->retry, s->retry.timer_cb, 0, 0);
 }
 
-static int address_path(const struct cli *cli, const char **ret_path, struct accel_error *err)
+/* Fills *ret_path, or s->address and what a coordinator on another machine needs; else the user's
+ * own is meant. */
+static int find_address(struct session *s, const struct cli *cli, const char **ret_path,
+                        struct accel_error *err)
 {
     const char *address = option_given(&cli->opt, OPT_COORDINATOR)
                               ? cli->opt.v[OPT_COORDINATOR].text
@@ -73,14 +98,31 @@ static int address_path(const struct cli *cli, const char **ret_path, struct acc
     *ret_path = NULL;
     if (!address || address[0] == '\0')
         return 0;
-    if (strncmp(address, "unix:", 5) != 0 || address[5] == '\0')
+    if (strncmp(address, "unix:", 5) == 0 && address[5] != '\0') {
+        *ret_path = address + 5;
+        return 0;
+    }
+    if (strncmp(address, "unix:", 5) == 0 || address[0] == '/' ||
+        remote_address_parse(address, &s->address, NULL) < 0)
         return error_set(err, ACCEL_EINVAL,
                          "%s: not an address of a coordinator\n"
-                         "why: this version speaks over unix sockets only\ntry: --coordinator "
-                         "unix:/path/of/socket",
+                         "why: it is unix:/path/of/socket, or HOST, HOST:PORT, tcp:HOST:PORT\n"
+                         "try: --coordinator unix:/path/of/socket",
                          address);
-    *ret_path = address + 5;
-    return 0;
+    int r = credentials_load(&s->address, &s->credentials, err);
+    return r < 0 ? r : remote_load(&s->remote, err);
+}
+
+static int connect_remote(struct session *s, struct accel_error *err)
+{
+    const struct remote_channel_config config = {
+        .host = s->address.host,
+        .port = s->address.port,
+        .tls = {s->credentials.ca, s->credentials.cert, s->credentials.key},
+        .on_lost = on_lost,
+        .ctx = s};
+
+    return s->remote->channel_create(&s->loop, &config, &s->channel, err);
 }
 
 static int connect_named(struct session *s, int *ret_fd, struct accel_error *err)
@@ -121,6 +163,8 @@ static int connect_any(struct session *s, struct accel_error *err)
     AUTO_CLOSE int fd = -1;
     int r;
 
+    if (s->remote)
+        return connect_remote(s, err);
     if (!s->is_embedded) {
         r = connect_named(s, &fd, err);
     } else if (path_socket_connect(SYSTEM_SOCKET, &fd, NULL) == 0) {
@@ -169,6 +213,30 @@ static int session_connect(struct session *s, struct accel_error *err)
     return r;
 }
 
+/* Also one that refuses us answers: what it says belongs to the calls that follow. */
+static void on_probe_end(void *ctx, int code, const char *text)
+{
+    struct session *s = ctx;
+
+    if (code == ACCEL_EUNAVAIL || code == ACCEL_ECLOSED) {
+        error_set(&s->probe_error, ACCEL_EUNAVAIL, "%s", text);
+        return; /* on_lost comes */
+    }
+    s->is_probing = false;
+    s->hooks->on_back(s->ctx);
+}
+
+/* A connection to this host exists at once; one to another machine has to show that it works. */
+static void probe(struct session *s)
+{
+    static const struct rpc_call_handlers handlers = {NULL, on_probe_end};
+    Accel__V1__StatusRequest req = ACCEL__V1__STATUS_REQUEST__INIT;
+
+    s->is_probing = true;
+    rpc_channel_call(s->channel, "/accel.v1.Admin/Status", &req.base,
+                     &accel__v1__status_reply__descriptor, &handlers, s);
+}
+
 /* The connection broke some time ago: a new one, and everybody begins again. */
 static void on_retry(uv_timer_t *timer)
 {
@@ -176,34 +244,33 @@ static void on_retry(uv_timer_t *timer)
     struct accel_error err = {0};
     int r = session_connect(s, &err);
 
-    if (r == 0) {
+    if (r < 0)
+        retry_later(s, &err);
+    else if (s->remote)
+        probe(s);
+    else
         s->hooks->on_back(s->ctx);
-    } else if (s->is_embedded || s->waited_ms > RETRY_GIVE_UP_MS) {
-        s->hooks->on_gone(s->ctx, &err);
-    } else {
-        s->waited_ms += s->retry_ms;
-        uv_timer_start(&s->retry, on_retry, s->retry_ms, 0);
-        s->retry_ms = MIN(s->retry_ms * 2, (uint64_t)RETRY_LONGEST_MS);
-    }
 }
 
 static int open_with(const struct cli *cli, bool may_start, struct session **ret_session,
                      struct accel_error *err)
 {
     AUTO_SESSION struct session *s = NULL;
-    const char *named;
-    int r = address_path(cli, &named, err);
+    const char *named = NULL;
+    int r;
 
-    if (r < 0)
-        return r;
     s = xcalloc(1, sizeof *s);
-    s->is_embedded = !named;
     s->may_start = may_start;
     s->agent.ready_fd = s->agent.lock_fd = -1;
     uv_loop_init(&s->loop);
     uv_timer_init(&s->loop, &s->retry);
     s->retry.data = s;
     s->retry.timer_cb = on_retry;
+    s->retry_ms = RETRY_FIRST_MS;
+    r = find_address(s, cli, &named, err);
+    if (r < 0)
+        return r;
+    s->is_embedded = !named && !s->remote;
     if (named && !str_copy(s->path, sizeof s->path, named))
         return error_set(err, ACCEL_EINVAL, "the address of the coordinator is too long");
     r = session_connect(s, err);
@@ -237,6 +304,7 @@ void session_close(struct session *s)
     uv_run(&s->loop, UV_RUN_DEFAULT);
     embedded_start_done(&s->agent);
     uv_loop_close(&s->loop);
+    credentials_done(&s->credentials);
     free(s);
 }
 
@@ -252,7 +320,7 @@ uv_loop_t *session_loop(struct session *s)
 
 struct rpc_channel *session_channel(struct session *s)
 {
-    return s->channel;
+    return s->is_probing ? NULL : s->channel;
 }
 
 void session_attach(struct session *s, const struct session_hooks *hooks, void *ctx)
