@@ -9,8 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "agentd/tls_files.h"
 #include "common/clock.h"
-#include "common/credentials.h"
 #include "common/log.h"
 #include "common/loop.h"
 #include "common/path.h"
@@ -190,19 +190,19 @@ static void on_ready(void *ctx)
 /* The files are read each time: a certificate may have been renewed, or come only now. */
 static int connect_remote(struct uplink *u)
 {
-    struct credentials c;
+    struct tls_files files;
     struct accel_error err = {0};
-    int r = credentials_load_dir(u->tls_dir, "node", &c, &err);
+    int r = tls_files_load(u->tls_dir, &files, &err);
     if (r == 0) {
         struct remote_channel_config config = {
             .host = u->address.host,
             .port = u->address.port,
-            .tls = {c.ca_pem, c.cert_pem, c.key_pem},
+            .tls = {files.ca_pem, files.cert_pem, files.key_pem},
             .on_ready = on_ready,
             .ctx = u,
         };
         r = u->remote->channel_create(u->loop, &config, &u->channel, &err);
-        credentials_done(&c);
+        tls_files_done(&files);
     }
     if (r < 0)
         tell(u, err.text);
