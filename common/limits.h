@@ -73,6 +73,8 @@
 /* SIGTERM to SIGKILL on cancel and time limit unless the job says otherwise */
 #define LIMIT_STOP_GRACE_MS 30000
 #define LIMIT_FAILURE_GRACE_MS 2000 /* the same after a peer has failed */
+/* a deadline found so much later shows that the process stood still; then silence is not counted */
+#define LIMIT_STANDSTILL_MS 1000
 #define LIMIT_SESSION_GRACE_MS 1000 /* a session that reset waits this long for the next acceld */
 #define LIMIT_IDLE_EXIT_MS 60000 /* an embedded daemon with nothing to do exits after this */
 /* a failed commit is retried after this, doubling up to the next */

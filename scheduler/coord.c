@@ -279,6 +279,22 @@ static void step_tick(struct coord *c)
     history_prune_jobs(c);
 }
 
+/* We stood still (SIGSTOP, a suspended machine): nobody could be heard meanwhile, and what was said
+ * may still lie in the sockets. Silence is counted on from where it was at the last step. */
+static void forgive_standstill(struct coord *c, int64_t now_ms)
+{
+    const struct heap_node *h = heap_min(&c->timers);
+
+    if (!h || now_ms - h->key <= LIMIT_STANDSTILL_MS)
+        return;
+    for (struct node *n = c->nodes; n; n = n->hh.next)
+        if (n->grace.node.pos)
+            heap_set(&c->timers, &n->grace.node, n->grace.node.key + now_ms - c->now_ms);
+    if (c->config.trace)
+        trace_add(c->config.trace, now_ms, "coord", "stood still for %lld ms",
+                  (long long)(now_ms - c->now_ms));
+}
+
 static void step_stop(struct coord *c)
 {
     Accel__V1__Bye bye = ACCEL__V1__BYE__INIT;
@@ -296,6 +312,7 @@ void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batc
     CHECK(c->epoch > 0 && !c->out);
     coord_check(c);
     c->out = out;
+    forgive_standstill(c, ev->now_ms);
     c->now_ms = MAX(c->now_ms, ev->now_ms);
     c->wall_ms = ev->wall_ms;
     switch (ev->type) {

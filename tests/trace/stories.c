@@ -247,6 +247,60 @@ static struct world *tell_start_lost(void)
     return w;
 }
 
+static bool is_suspect(struct world *w, uint64_t arg)
+{
+    (void)arg;
+    return strstr(w->trace.text.data, "READY -> SUSPECT") != NULL;
+}
+
+/* The node comes back at once, but nobody listens: for that it must not be declared lost. Whether
+ * the timer or the sockets come first afterwards depends on the seed. */
+static struct world *stand_still(uint64_t seed)
+{
+    struct world_config config = world_calm;
+    config.seed = seed;
+    struct world *w = begin(config);
+    node_cut(&w->nodes[0], true, 0);
+    until(w, is_suspect, 0);
+    coord_stop(&w->coord, 10000);
+    world_run(w, 12000);
+    WORLD_CHECK(w, strstr(w->trace.text.data, "stood still"), "nobody noticed");
+    WORLD_CHECK(w, !strstr(w->trace.text.data, "-> LOST"), "a node is lost");
+    return w;
+}
+
+static struct world *tell_standstill(void)
+{
+    for (uint64_t seed = 2; seed < 10; seed++)
+        world_destroy(stand_still(seed));
+    struct world *w = stand_still(1);
+    submit(w, (struct world_job){.plan = {.run_ms = 50}});
+    end(w);
+    return w;
+}
+
+/* A day forward, two back: the time limit counts on the other clock, and the session stays. */
+static struct world *tell_clock_jumps(void)
+{
+    struct world_config config = world_calm;
+    const int64_t day_ms = 24 * 3600 * 1000;
+    struct world *w = begin(config);
+    submit(w, (struct world_job){.plan = UNTIL_TOLD, .time_limit_ms = 400});
+    until(w, is_running, 1);
+    world_run(w, 100);
+    w->wall_offset_ms += day_ms;
+    world_run(w, 100);
+    w->wall_offset_ms -= 2 * day_ms;
+    world_run(w, 100);
+    WORLD_CHECK(w, is_running(w, 1), "a limit has passed early");
+    until(w, is_quiet, 0);
+    coord_kill(&w->coord, 10); /* starts again, before the epoch it had */
+    world_run(w, 2000);
+    submit(w, (struct world_job){.plan = {.run_ms = 10}});
+    end(w);
+    return w;
+}
+
 static const struct {
     const char *name, *what;
     struct world *(*tell)(void);
@@ -265,6 +319,8 @@ static const struct {
     {"shim_lost", "the shim is killed", tell_shim_lost},
     {"store_fails", "the disk is full for a while", tell_store_fails},
     {"start_lost", "a Start is lost on the way", tell_start_lost},
+    {"standstill", "the coordinator stands still for ten seconds", tell_standstill},
+    {"clock_jumps", "the wall clock jumps forward and back", tell_clock_jumps},
 };
 
 /* --- comparing --- */
