@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "client/accelctl/accelerate.h"
 #include "client/accelctl/cli.h"
 
 #define WRAP_COLUMNS 79
@@ -169,14 +170,15 @@ void help_add_overview(struct str *out)
         str_addf(out, "  %-10s %s\n", verb_table[i].name, verb_table[i].summary);
     str_adds(out, "\nOptions of every verb:\n");
     add_options(out, true, VERB_BIT(VERB_HELP));
-    str_adds(out,
-             "\nMore: accelctl help VERB, accelctl help environment, accelctl help exit-codes\n");
+    str_adds(out, "\nMore: accelctl help VERB, accelctl help environment|accelerate|exit-codes\n");
 }
 
 bool help_add_topic(struct str *out, const char *topic)
 {
     if (strcmp(topic, "environment") == 0)
         str_adds(out, topic_environment);
+    else if (strcmp(topic, "accelerate") == 0)
+        accelerate_add_help(out);
     else if (strcmp(topic, "exit-codes") == 0)
         str_adds(out, topic_exit_codes);
     else

@@ -10,7 +10,7 @@
 
 void help_add_overview(struct str *out);
 void help_add_verb(struct str *out, const struct verb *verb);
-/* "environment" or "exit-codes"; false if there is no such topic. */
+/* "environment", "accelerate" or "exit-codes"; false if there is no such topic. */
 bool help_add_topic(struct str *out, const char *topic);
 /* troff (man macros): accelctl(1), and accelctl-VERB(1). */
 void help_add_man(struct str *out, const struct verb *verb_or_null);

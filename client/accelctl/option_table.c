@@ -26,6 +26,8 @@ const struct verb verb_table[VERB_COUNT] = {
      "accelctl is killed, the job goes on (see --kill-on-disconnect); `accelctl logs -f ID` "
      "attaches to its output "
      "again.\n\n"
+     "Options of `accelerate launch` are taken too and set its variables for the job; "
+     "`accelctl help accelerate` lists them.\n\n"
      "Options end at the program: what follows belongs to it.",
      "accelctl launch train.py --epochs 3\tone process here, or one per GPU with --devices gpu\n"
      "accelctl launch --procs 2 --devices cpu train.py\ttwo ranks on CPU slots\n"
@@ -95,7 +97,7 @@ const struct verb verb_table[VERB_COUNT] = {
     {VERB_VERSION, "version", "", "[options]",
      "show the version of accelctl and of the coordinator, if it runs", "",
      "accelctl version -o json\tfor programs\n", false},
-    {VERB_HELP, "help", "", "[VERB | environment | exit-codes]", "show help", "",
+    {VERB_HELP, "help", "", "[VERB | environment | accelerate | exit-codes]", "show help", "",
      "accelctl help launch\tabout a verb\n"
      "accelctl help exit-codes\twhat exit codes mean\n",
      false},

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "client/accelctl/accelerate.h"
 #include "common/limits.h"
 #include "common/str.h"
 
@@ -126,6 +127,9 @@ const char *option_suggest(enum verb_id verb, const char *name)
         suggest_among(row->name, plain, &best, &found, row->name);
         suggest_among(row->aliases, plain, &best, &found, row->name);
     }
+    const char *name_of_theirs;
+    for (size_t i = 0; verb_table[verb].takes_program && (name_of_theirs = accelerate_name(i)); i++)
+        suggest_among(name_of_theirs, plain, &best, &found, name_of_theirs);
     return found;
 }
 
@@ -251,6 +255,38 @@ static int missing_value(struct parser *p, const struct option_row *row)
                      row->name, row->metavar);
 }
 
+/* An option of Accelerate's launcher: its name in our spelling, and its value. */
+static int take_accelerate(struct parser *p, const struct accelerate_row *row, const char *value)
+{
+    struct opt_value *v = &p->ret->v[OPT_ACCELERATE];
+    struct arena a;
+    const char *own = accelerate_own_name(row);
+    int r = 0;
+
+    arena_init(&a);
+    const char *refusal = accelerate_refusal(row, &a);
+    if (refusal)
+        r = error_set(p->err, ACCEL_EINVAL, "%s", refusal);
+    arena_done(&a);
+    if (r < 0)
+        return r;
+    if (!accelerate_takes_value(row) && value)
+        return error_set(p->err, ACCEL_EINVAL,
+                         "--%s: not possible\nwhy: this option takes no value\ntry: --%s", own,
+                         own);
+    if (accelerate_takes_value(row) && !value) {
+        if (p->next >= p->argc)
+            return error_set(p->err, ACCEL_EINVAL,
+                             "--%s needs a value\nwhy: nothing follows it\ntry: --%s=VALUE", own,
+                             own);
+        value = p->argv[p->next++];
+    }
+    v->list = xrealloc(v->list, sizeof v->list[0] * (v->count + 2));
+    v->list[v->count++] = own;
+    v->list[v->count++] = value ? value : "";
+    return 0;
+}
+
 /* "--name", "--name=value", "--name value". */
 static int parse_long(struct parser *p, const char *arg)
 {
@@ -259,6 +295,8 @@ static int parse_long(struct parser *p, const char *arg)
     const char *value = name[len] == '=' ? name + len + 1 : NULL;
     const struct option_row *row = find_long(p->ret->verb, name, len);
 
+    if (!row && p->ret->verb && p->ret->verb->takes_program && accelerate_find(name, len))
+        return take_accelerate(p, accelerate_find(name, len), value);
     if (!row) {
         char plain[256];
 

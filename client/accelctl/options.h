@@ -54,6 +54,7 @@ enum opt_id {
     OPT_TPUS,
     OPT_TPU,
     OPT_MIXED_PRECISION,
+    OPT_ACCELERATE, /* no row: options of Accelerate; list has name and value in turn */
     OPT_LAUNCHER,
     OPT_SLURM_ENV,
     OPT_MAX_RESTARTS,

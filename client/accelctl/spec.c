@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "client/accelctl/accelerate.h"
 #include "client/accelctl/cli.h"
 #include "common/limits.h"
 
@@ -194,8 +195,14 @@ static int pass_named(struct builder *b, const char *option, const char *name)
     return 0;
 }
 
+static void set_variable(void *ctx, const char *text)
+{
+    set_env(ctx, text);
+}
+
 static int build_env(struct builder *b)
 {
+    const struct opt_value *theirs = &b->o->v[OPT_ACCELERATE];
     const struct opt_value *env = &b->o->v[OPT_ENV], *pass = &b->o->v[OPT_PASS_ENV];
 
     for (char *const *e = b->caller->environment; *e; e++) {
@@ -209,6 +216,8 @@ static int build_env(struct builder *b)
                                 b->o->v[OPT_MIXED_PRECISION].text));
     if (option_given(b->o, OPT_CPU))
         set_env(b, "ACCELERATE_USE_CPU=true");
+    if (accelerate_variables(theirs->list, theirs->count, b->a, set_variable, b, b->err) < 0)
+        return fail_with(b, EXIT_CODE_USAGE);
     for (unsigned i = 0; i < pass->count; i++) {
         int r = pass_named(b, "pass-env", pass->list[i]);
 

@@ -78,8 +78,8 @@ def second_node(c):
 
 
 def killed(c, options, command, begins, resumes, ends, kill=1):
-    """Runs `accelctl launch OPTIONS -- COMMAND` with one restart; when a line `begins`, SIGKILL to a
-    rank; then a line must say that it `resumes`; the matches of `ends` come back."""
+    """Runs `accelctl launch OPTIONS -- COMMAND` with one restart; when a line `begins`, SIGKILL to
+    a rank; then a line must say that it `resumes`; the matches of `ends` come back."""
     launch = c.start("launch", "--label", "--max-restarts", "1", *options, "--", *command)
     launch.expect(begins, SLOW_S)
     os.kill([r["pid"] for r in c.ranks(1) if r["rank"] == kill][0], signal.SIGKILL)

@@ -7,8 +7,8 @@ import shutil
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from conformance import (PYTHON, check_equal, compile_c, debian_torch, main, mpi_lines,  # noqa: E402
-                         mpich, test, torchrun, train_ddp)
+from conformance import (PYTHON, check_equal, compile_c, debian_torch, main,  # noqa: E402
+                         mpi_lines, mpich, test, torchrun, train_ddp)
 
 TORCHRUN = "/usr/bin/torchrun"
 

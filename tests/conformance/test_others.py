@@ -6,8 +6,8 @@ import re
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from conformance import (CURRENT, SLOW_S, check, check_equal, current, current_with_mpich,  # noqa: E402
-                         killed, losses, main, script, test)
+from conformance import (CURRENT, SLOW_S, check, check_equal, current,  # noqa: E402
+                         current_with_mpich, killed, losses, main, script, test)
 
 PYTHON = os.path.join(CURRENT, "bin", "python3")
 

@@ -197,6 +197,52 @@ static void test_launchers(void **state)
     done(&b);
 }
 
+static void assert_variable(const struct built *b, const char *name, const char *want)
+{
+    const char *value = variable(b, name);
+
+    if (!value || strcmp(value, want) != 0)
+        fail_msg("%s is %s, not %s", name, value ? value : "unset", want);
+}
+
+static void test_options_of_accelerate(void **state)
+{
+    struct built b;
+
+    make_file("prog", 0755);
+    BUILD(&b, "launch", "--num_processes", "2", "--use_fsdp", "--fsdp_sharding_strategy",
+          "SHARD_GRAD_OP", "--fsdp_transformer_layer_cls_to_wrap=Block", "--fsdp-use-orig-params",
+          "False", "--gradient_accumulation_steps", "4", "--dynamo_backend", "inductor",
+          "--dynamo_use_dynamic", "--env", "FSDP_VERSION=2", "./prog", "--zero_stage", "3");
+    assert_int_equal(b.r, 0);
+    assert_int_equal(b.spec.procs_per_node, 2);
+    assert_variable(&b, "ACCELERATE_USE_FSDP", "true");
+    assert_variable(&b, "FSDP_SHARDING_STRATEGY", "SHARD_GRAD_OP");
+    assert_variable(&b, "FSDP_TRANSFORMER_CLS_TO_WRAP", "Block");
+    assert_variable(&b, "FSDP_USE_ORIG_PARAMS", "false");
+    assert_variable(&b, "FSDP_SYNC_MODULE_STATES", "true"); /* as the command's own default */
+    assert_variable(&b, "FSDP_VERSION", "2");               /* --env is last */
+    assert_variable(&b, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4");
+    assert_variable(&b, "ACCELERATE_DYNAMO_BACKEND", "INDUCTOR");
+    assert_variable(&b, "ACCELERATE_DYNAMO_USE_DYNAMIC", "True");
+    assert_null(variable(&b, "ACCELERATE_DEEPSPEED_ZERO_STAGE")); /* it is the program's */
+    assert_arg(&b, 1, "--zero_stage");
+    done(&b);
+    BUILD(&b, "submit", "--use_deepspeed", "--zero_stage=3", "--offload_param_device", "CPU",
+          "--deepspeed_config_file", "ds.json", "./prog");
+    assert_int_equal(b.r, 0);
+    assert_variable(&b, "ACCELERATE_USE_DEEPSPEED", "true");
+    assert_variable(&b, "ACCELERATE_DEEPSPEED_ZERO_STAGE", "3");
+    assert_variable(&b, "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "cpu");
+    assert_variable(&b, "ACCELERATE_DEEPSPEED_CONFIG_FILE", "ds.json");
+    assert_null(variable(&b, "FSDP_VERSION"));
+    done(&b);
+    BUILD(&b, "launch", "--zero_stage", "3", "./prog");
+    assert_int_equal(b.r, ACCEL_EINVAL);
+    assert_non_null(strstr(b.err.text, "--use-deepspeed"));
+    done(&b);
+}
+
 static void test_programs_that_cannot_run(void **state)
 {
     static const struct {
@@ -375,6 +421,7 @@ int main(void)
         cmocka_unit_test(test_programs),
         cmocka_unit_test(test_torchrun),
         cmocka_unit_test(test_launchers),
+        cmocka_unit_test(test_options_of_accelerate),
         cmocka_unit_test(test_programs_that_cannot_run),
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_long_strings_are_refused_by_name),

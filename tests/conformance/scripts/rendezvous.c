@@ -4,6 +4,7 @@
  * and say their rank, rank 0 answers with the sum.
  */
 #include <arpa/inet.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -59,10 +60,11 @@ int main(void)
         return serve(fd, &at, world);
     while ((r = connect(fd, (struct sockaddr *)&at, sizeof(at))) < 0) {
         close(fd); /* rank 0 is not there yet */
-        usleep(10000);
+        poll(NULL, 0, 10);
         fd = socket(AF_INET, SOCK_STREAM, 0);
     }
-    if (write(fd, &rank, sizeof(rank)) != sizeof(rank) || read(fd, &sum, sizeof(sum)) != sizeof(sum))
+    if (write(fd, &rank, sizeof(rank)) != sizeof(rank) ||
+        read(fd, &sum, sizeof(sum)) != sizeof(sum))
         return fail("talk");
     printf("rank %d of %d sum %d\n", rank, world, sum);
     return 0;
