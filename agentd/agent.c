@@ -71,29 +71,6 @@ struct agent_action *agent_act(struct agent_actions *out, enum agent_action_type
     return act;
 }
 
-static void *arena_pb_alloc(void *ctx, size_t size)
-{
-    return arena_alloc(ctx, size);
-}
-
-static void arena_pb_free(void *ctx, void *p)
-{
-    (void)ctx;
-    (void)p;
-}
-
-/* A deep copy: the action outlives the event. */
-static const Accel__V1__Start *copy_start(const Accel__V1__Start *s, struct arena *arena)
-{
-    size_t len = accel__v1__start__get_packed_size(s);
-    uint8_t *packed = arena_alloc(arena, len);
-    CHECK(accel__v1__start__pack(s, packed) == len);
-    ProtobufCAllocator allocator = {arena_pb_alloc, arena_pb_free, arena};
-    Accel__V1__Start *copy = accel__v1__start__unpack(&allocator, len, packed);
-    CHECK(copy);
-    return copy;
-}
-
 /* ---- the tables of attempts and jobs ---- */
 
 struct attempt *agent_find(const struct agent *a, uint64_t job_id, uint64_t attempt)
@@ -131,7 +108,10 @@ static struct attempt *attempt_add(struct agent *a, struct attempt_id id, uint64
                                    uint32_t local_size)
 {
     CHECK(local_size > 0 && local_size <= LIMIT_PROCS_PER_NODE);
+    const struct job_seen *before = job_find(a, id.job_id);
     struct attempt *t = xcalloc(1, sizeof(*t));
+    t->before_era = before ? before->era : 0;
+    t->before_attempt = before ? before->attempt : 0;
     t->key = (struct attempt_key){id.job_id, id.attempt};
     t->era = era;
     t->local_size = t->alive = local_size;
@@ -154,6 +134,7 @@ static void attempt_free(struct attempt *t)
     free(t->workers);
     free(t->master_addr);
     free(t->broken);
+    free(t->start);
     free(t);
 }
 
@@ -165,8 +146,23 @@ void agent_forget_attempt(struct agent *a, struct attempt *t)
     attempt_free(t);
 }
 
+void agent_unknow_attempt(struct agent *a, struct attempt *t)
+{
+    struct job_seen *j = t->job;
+    if (j->era == t->era && j->attempt == t->key.attempt) {
+        j->era = t->before_era;
+        j->attempt = t->before_attempt;
+    }
+    agent_forget_attempt(a, t);
+    if (j->known == 0 && j->attempt == 0) {
+        HASH_DEL(a->jobs, j);
+        free(j);
+    }
+}
+
 static void attempt_check(const struct attempt *t)
 {
+    CHECK(t->is_gone == (t->stage == STAGE_GONE));
     CHECK(t->alive <= t->local_size);
     CHECK(!t->is_gone || t->alive == 0);
     CHECK(t->first_failed < (int32_t)t->local_size);
@@ -231,6 +227,8 @@ static void stop_attempt(struct agent *a, const struct agent_event *ev, struct a
                          uint32_t cause, uint64_t grace_ms, struct agent_actions *out)
 {
     CHECK(cause != ACCEL__V1__CAUSE__CAUSE_NONE);
+    if (attempt_apply(a, ev, t, STAGE_EV_STOP, cause, out))
+        return; /* nothing was made yet */
     if (t->alive == 0 || (t->stop_cause && grace_ms >= t->stop_grace_ms)) {
         agent_trace(a, ev, "job %" PRIu64 ".%" PRIu64 " needs no stop (%s)", t->key.job_id,
                     t->key.attempt, agent_cause_name(cause));
@@ -250,6 +248,14 @@ static void stop_if_failed(struct agent *a, const struct agent_event *ev, struct
 {
     if (t->first_failed >= 0 && !t->stop_cause && t->alive > 0)
         stop_attempt(a, ev, t, ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED, LIMIT_FAILURE_GRACE_MS, out);
+}
+
+/* Those on other nodes are stopped by the coordinator. */
+static void tell_if_first(struct agent *a, const struct agent_event *ev, struct attempt *t,
+                          int32_t before, struct agent_actions *out)
+{
+    if (before < 0 && t->first_failed >= 0 && !t->stop_cause)
+        agent_tell_failing(a, ev, t, out);
 }
 
 static void on_started(struct agent *a, const struct agent_event *ev, struct agent_actions *out)
@@ -280,7 +286,9 @@ static void on_exited(struct agent *a, const struct agent_event *ev, struct agen
     struct worker *w = t && !t->is_gone ? worker_by_rank(t, ev->exit->rank) : NULL;
     if (!w)
         return;
+    int32_t before = t->first_failed;
     apply(a, ev, t, w, worker_event_of_exit(ev->exit), ev->exit);
+    tell_if_first(a, ev, t, before, out);
     stop_if_failed(a, ev, t, out);
     attempt_check(t);
 }
@@ -304,7 +312,7 @@ static void apply_record(struct agent *a, const struct agent_event *ev, struct a
     }
 }
 
-static void end_attempt(struct agent *a, const struct agent_event *ev, struct attempt *t)
+void agent_end_attempt(struct agent *a, const struct agent_event *ev, struct attempt *t)
 {
     for (uint32_t i = 0; i < t->local_size; i++)
         apply(a, ev, t, &t->workers[i], WORKER_SWEPT, NULL);
@@ -322,13 +330,13 @@ static void on_gone(struct agent *a, const struct agent_event *ev, struct agent_
     if (ev->exists) {
         const char *text =
             ev->record && ev->record->text[0] ? ev->record->text : "this attempt was here before";
-        end_attempt(a, ev, t);
+        (void)attempt_apply(a, ev, t, STAGE_EV_END, 0, out);
         agent_report_never_started(a, ev, t->key, t->era, ACCEL__V1__CAUSE__CAUSE_FENCED, text,
                                    out);
         return;
     }
     apply_record(a, ev, t, ev->record, ev->shim_lost);
-    end_attempt(a, ev, t);
+    (void)attempt_apply(a, ev, t, STAGE_EV_END, 0, out);
     agent_report_ended(a, ev, t, ev->record, ev->shim_lost, out);
 }
 
@@ -339,7 +347,7 @@ static void on_launch_refused(struct agent *a, const struct agent_event *ev,
     if (!t || t->is_gone)
         return;
     uint32_t cause = ev->cause ? ev->cause : ACCEL__V1__CAUSE__CAUSE_START_FAILED;
-    end_attempt(a, ev, t);
+    (void)attempt_apply(a, ev, t, STAGE_EV_END, 0, out);
     agent_report_never_started(a, ev, t->key, t->era, cause,
                                ev->text ? ev->text : "it could not be launched", out);
 }
@@ -428,6 +436,7 @@ static void on_found(struct agent *a, const struct agent_event *ev, struct agent
         return;
     }
     struct attempt *t = attempt_from_spec(a, f);
+    t->stage = STAGE_LAUNCHED; /* its life began before ours */
     agent_trace(a, ev, "FOUND job %" PRIu64 ".%" PRIu64 " era %" PRIu64 " %s", t->key.job_id,
                 t->key.attempt, t->era, f->is_live ? "live" : "ended");
     if (f->is_live) {
@@ -436,7 +445,7 @@ static void on_found(struct agent *a, const struct agent_event *ev, struct agent
         return;
     }
     apply_record(a, ev, t, f->record, f->shim_lost);
-    end_attempt(a, ev, t);
+    (void)attempt_apply(a, ev, t, STAGE_EV_END, 0, out);
     agent_report_ended(a, ev, t, f->record, f->shim_lost || !f->record, out);
 }
 
@@ -462,8 +471,8 @@ void agent_on_welcomed(struct agent *a, const struct agent_event *ev, struct age
 
 /* ---- commands ---- */
 
-static void refuse(struct agent *a, const struct agent_event *ev, const Accel__V1__AttemptRef *ref,
-                   uint32_t cause, const char *text, struct agent_actions *out)
+void agent_refuse(struct agent *a, const struct agent_event *ev, const Accel__V1__AttemptRef *ref,
+                  uint32_t cause, const char *text, struct agent_actions *out)
 {
     agent_trace(a, ev, "refused job %" PRIu64 ".%" PRIu32 ": %s", ref->job_id, ref->attempt, text);
     agent_report_never_started(a, ev, (struct attempt_key){ref->job_id, ref->attempt}, ref->era,
@@ -504,6 +513,9 @@ static struct attempt *attempt_from_start(struct agent *a, const Accel__V1__Star
     t->node_rank = s->node_rank;
     t->world_size = s->world_size;
     t->first_rank = s->first_rank;
+    t->start_len = accel__v1__start__get_packed_size(s);
+    t->start = xcalloc(1, t->start_len + 1);
+    CHECK(accel__v1__start__pack(s, t->start) == t->start_len);
     for (uint32_t i = 0; i < t->local_size; i++)
         worker_init(&t->workers[i], s->first_rank + i, i);
     t->devices = xcalloc(s->n_devices + 1, sizeof(*t->devices));
@@ -525,11 +537,11 @@ void agent_on_start(struct agent *a, const struct agent_event *ev, struct agent_
         return;
     }
     if (is_fenced(a, s->ref, text, sizeof(text))) {
-        refuse(a, ev, s->ref, ACCEL__V1__CAUSE__CAUSE_FENCED, text, out);
+        agent_refuse(a, ev, s->ref, ACCEL__V1__CAUSE__CAUSE_FENCED, text, out);
         return;
     }
     if (start_fault(s)) {
-        refuse(a, ev, s->ref, ACCEL__V1__CAUSE__CAUSE_START_FAILED, start_fault(s), out);
+        agent_refuse(a, ev, s->ref, ACCEL__V1__CAUSE__CAUSE_START_FAILED, start_fault(s), out);
         return;
     }
     struct job_seen *j = job_find(a, s->ref->job_id);
@@ -537,12 +549,7 @@ void agent_on_start(struct agent *a, const struct agent_event *ev, struct agent_
     if (older && !older->is_gone) /* numbers fence: two generations never run side by side */
         stop_attempt(a, ev, older, ACCEL__V1__CAUSE__CAUSE_FENCED, LIMIT_FAILURE_GRACE_MS, out);
     struct attempt *t = attempt_from_start(a, s);
-    struct agent_action *act = agent_act(out, AGENT_ACT_LAUNCH, t);
-    act->start = copy_start(s, &out->arena);
-    agent_trace(a, ev,
-                "LAUNCH job %" PRIu64 ".%" PRIu64 " ranks %" PRIu32 "-%" PRIu32 " of %" PRIu32,
-                t->key.job_id, t->key.attempt, t->first_rank, t->first_rank + t->local_size - 1,
-                t->world_size);
+    (void)attempt_apply(a, ev, t, s->prepare ? STAGE_EV_PREPARE : STAGE_EV_LAUNCH, 0, out);
 }
 
 void agent_on_stop(struct agent *a, const struct agent_event *ev, struct agent_actions *out)
@@ -550,8 +557,8 @@ void agent_on_stop(struct agent *a, const struct agent_event *ev, struct agent_a
     const Accel__V1__Stop *s = ev->down->stop;
     struct attempt *t = agent_find(a, s->ref->job_id, s->ref->attempt);
     if (!t || t->era != s->ref->era) {
-        refuse(a, ev, s->ref, ACCEL__V1__CAUSE__CAUSE_NODE_LOST,
-               "this node knows nothing of the attempt", out);
+        agent_refuse(a, ev, s->ref, ACCEL__V1__CAUSE__CAUSE_NODE_LOST,
+                     "this node knows nothing of the attempt", out);
         return;
     }
     uint32_t cause = s->cause ? s->cause : ACCEL__V1__CAUSE__CAUSE_CANCELLED;
@@ -593,6 +600,7 @@ void agent_on_forget(struct agent *a, const struct agent_event *ev, struct agent
 struct agent *agent_create(const struct agent_config *config, uint64_t seen_era,
                            uint64_t seen_epoch)
 {
+    lifecycle_verify(&attempt_lifecycle);
     lifecycle_verify(&worker_lifecycle);
     lifecycle_verify(&agent_session_lifecycle);
     struct agent *a = xcalloc(1, sizeof(*a));
@@ -632,6 +640,7 @@ void agent_destroy(struct agent *a)
     }
     free(a->node);
     free(a->local_address);
+    free(a->address);
     free(a->node_name);
     free(a->machine_id);
     free(a->attempts_dir);
@@ -661,6 +670,8 @@ void agent_step(struct agent *a, const struct agent_event *ev, struct agent_acti
     switch (ev->type) {
     case AGENT_EV_TICK: on_tick(a, ev, out); break;
     case AGENT_EV_NODE:
+        free(a->address);
+        a->address = ev->node->address[0] ? xstrdup(ev->node->address) : NULL;
         agent_session_on_node(a, ev, out);
         agent_on_devices(a, ev, out);
         break;
@@ -670,10 +681,13 @@ void agent_step(struct agent *a, const struct agent_event *ev, struct agent_acti
     case AGENT_EV_SESSION_LOST: agent_session_on_lost(a, ev); break;
     case AGENT_EV_DOWN: agent_session_on_down(a, ev, out); break;
     case AGENT_EV_LAUNCH_REFUSED: on_launch_refused(a, ev, out); break;
+    case AGENT_EV_PREPARED: agent_on_prepared(a, ev, out); break;
     case AGENT_EV_STARTED: on_started(a, ev, out); break;
     case AGENT_EV_EXITED: on_exited(a, ev, out); break;
     case AGENT_EV_GONE: on_gone(a, ev, out); break;
     }
+    if (a->session == SESSION_CLOSED && a->prepared > 0)
+        agent_drop_prepared(a, ev, out);
     if (!is_idle(a))
         a->idle_since_ms = -1; /* counted again from the event that ends it */
     else if (a->idle_since_ms < 0)
@@ -696,6 +710,7 @@ size_t agent_attempts_live(const struct agent *a)
 void agent_check(const struct agent *a)
 {
     CHECK(a->live <= HASH_COUNT(a->attempts));
+    CHECK(a->prepared <= a->live && (a->prepared == 0 || a->session == SESSION_OPEN));
     CHECK(is_idle(a) || a->idle_since_ms < 0);
     CHECK(HASH_COUNT(a->jobs) > 0 || HASH_COUNT(a->attempts) == 0);
     agent_session_check(a);

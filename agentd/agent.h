@@ -43,10 +43,11 @@ enum agent_event_type {
                             * ended attempt is here: id, era */
     AGENT_EV_SESSION_OPEN, /* connected: the core sends Hello */
     AGENT_EV_SESSION_LOST,
-    AGENT_EV_DOWN,           /* down: Welcome, Start, Stop, SignalRanks, ReportAck, Forget, Bye; the
-                              * data plane (LogRead, LogCancel, Input) never comes here */
-    AGENT_EV_LAUNCH_REFUSED, /* id, cause, text: the shell could not start it (no port, launcher
-                              * error, a device that is not free); nothing was made */
+    AGENT_EV_DOWN, /* down: Welcome, Start, Go, Stop, SignalRanks, ReportAck, Forget, Bye; the
+                    * data plane (LogRead, LogCancel, Input) never comes here */
+    AGENT_EV_LAUNCH_REFUSED, /* id, cause, text: the shell could not prepare or start it (no port,
+                              * launcher error, a device that is not free); nothing was made */
+    AGENT_EV_PREPARED,       /* id, master_port, pet_port, aux_port: answers PREPARE */
     AGENT_EV_STARTED,        /* id, started, master_port */
     AGENT_EV_EXITED,         /* id, exit */
     AGENT_EV_GONE,           /* id, record, shim_lost, exists */
@@ -63,9 +64,9 @@ struct agent_event {
     const Accel__V1__ShimStarted *started;
     const Accel__V1__RankExit *exit;
     const Accel__V1__ExitRecord *record;
-    uint64_t era; /* 0: not known */
-    uint32_t master_port;
-    uint32_t cause; /* Cause; 0: START_FAILED */
+    uint64_t era;                             /* 0: not known */
+    uint32_t master_port, pet_port, aux_port; /* 0: none */
+    uint32_t cause;                           /* Cause; 0: START_FAILED */
     bool shim_lost, exists;
     const char *text;
 };
@@ -74,8 +75,12 @@ enum agent_action_type {
     AGENT_ACT_SEND,          /* packed AgentUp: data, len */
     AGENT_ACT_CLOSE_SESSION, /* protocol error or stale coordinator: text; the shell reconnects with
                               * back-off. No SESSION_LOST is needed after it (one is ignored) */
-    AGENT_ACT_LAUNCH,        /* id, start: the shell leases ports (port.h), calls environ_build(),
-                              * launches */
+    AGENT_ACT_LAUNCH,        /* id, start, go: the shell leases ports (port.h), calls
+                              * environ_build(), launches. go: of several nodes; what PREPARE took
+                              * is used, and addresses and ports are those of go. Else NULL */
+    AGENT_ACT_PREPARE,       /* id, start: take the devices, lease ports if node_rank is 0; make
+                              * nothing. Answered by PREPARED or LAUNCH_REFUSED */
+    AGENT_ACT_UNPREPARE,     /* id: give back what PREPARE took */
     AGENT_ACT_STOP,          /* id, grace_ms, cause */
     AGENT_ACT_SIGNAL,        /* id, rank (-1 all), signo */
     AGENT_ACT_MARK_ACKED,    /* id */
@@ -88,7 +93,8 @@ struct agent_action {
     struct attempt_id id;
     const void *data;
     size_t len;
-    const Accel__V1__Start *start; /* in the actions' arena */
+    const Accel__V1__Start *start; /* in the actions' arena, as is go */
+    const Accel__V1__Go *go;
     uint64_t grace_ms, era, epoch;
     uint32_t cause;
     int32_t rank, signo;
@@ -123,9 +129,9 @@ const char *agent_cause_name(uint32_t cause);
 
 /* The tables of the agent's lives, for docs/LIFECYCLES.md and lifecycle_verify(). A worker (one
  * rank on this node): PREPARED, RUNNING, STOPPING, EXITED. A session as the agent sees it:
- * GREETING, OPEN, CLOSED. */
+ * GREETING, OPEN, CLOSED. An attempt: NEW, PREPARING, PREPARED, LAUNCHED, GONE. */
 struct lifecycle;
-extern const struct lifecycle worker_lifecycle;
+extern const struct lifecycle attempt_lifecycle, worker_lifecycle;
 extern const struct lifecycle agent_session_lifecycle;
 
 #endif

@@ -28,8 +28,37 @@ struct job_seen {
     UT_hash_handle hh;
 };
 
+/* The life of an attempt on this node: agent_prepare.c. */
+enum attempt_stage {
+    STAGE_NEW,
+    STAGE_PREPARING, /* the shell looks at devices and leases ports */
+    STAGE_PREPARED,  /* told so; no process was made, and none will be without a Go */
+    STAGE_LAUNCHED,
+    STAGE_GONE,
+};
+enum attempt_event {
+    STAGE_EV_PREPARE, /* a Start of several nodes */
+    STAGE_EV_LAUNCH,  /* a Start of one node, or found at the start */
+    STAGE_EV_READY,   /* the shell has what the attempt needs */
+    STAGE_EV_GO,
+    STAGE_EV_STOP,
+    STAGE_EV_SESSION_LOST,
+    STAGE_EV_END, /* nothing of it is left, or nothing was made */
+};
+#define STAGE_EFFECT_ASK       1u  /* the shell prepares */
+#define STAGE_EFFECT_ANSWER    2u  /* say Prepared */
+#define STAGE_EFFECT_LAUNCH    4u  /* the shell launches */
+#define STAGE_EFFECT_GIVE_BACK 8u  /* the shell gives back what it took while preparing */
+#define STAGE_EFFECT_TELL      16u /* report an end without a beginning */
+#define STAGE_EFFECT_FORGET    32u /* as if its Start had never come */
+
 struct attempt {
     struct attempt_key key;
+    uint8_t stage;  /* enum attempt_stage; written by attempt_apply() only */
+    uint8_t *start; /* packed Start, while it may still be launched; own */
+    size_t start_len;
+    uint64_t before_era; /* what job_seen was before its Start */
+    uint32_t before_attempt;
     uint64_t era;
     struct job_seen *job;
     uint32_t node_rank, world_size, first_rank, local_size;
@@ -65,6 +94,7 @@ struct agent {
     int64_t idle_exit_ms;
     uint64_t incarnation;
     char *local_address, *node_name, *machine_id, *attempts_dir;
+    char *address; /* of this node, as its peers dial it */
     struct trace *trace;
 
     uint8_t session;     /* enum session_state; written by session_apply() only */
@@ -79,6 +109,7 @@ struct agent {
     struct attempt *attempts; /* by key */
     struct job_seen *jobs;    /* by job_id */
     size_t live;              /* attempts not gone */
+    size_t prepared;          /* of them PREPARING or PREPARED */
 
     struct report *first_report, **end_report; /* in order of seq; unacknowledged */
     size_t report_count;
@@ -101,7 +132,30 @@ void agent_on_devices(struct agent *a, const struct agent_event *ev, struct agen
  * another era, and tells again what runs, so that a new coordinator learns the pids. */
 void agent_on_welcomed(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
 
+/* Nothing of it is left: every worker leaves, and it is not live any more. */
+void agent_end_attempt(struct agent *a, const struct agent_event *ev, struct attempt *t);
+/* Takes it out of the table: its Start never came. */
+void agent_unknow_attempt(struct agent *a, struct attempt *t);
+/* An end without a beginning, for a command that cannot be obeyed. */
+void agent_refuse(struct agent *a, const struct agent_event *ev, const Accel__V1__AttemptRef *ref,
+                  uint32_t cause, const char *text, struct agent_actions *out);
+
+/* --- agent_prepare.c --- */
+/* Moves the attempt and carries out what the row says; cause: of a Stop. False: ignored. */
+bool attempt_apply(struct agent *a, const struct agent_event *ev, struct attempt *t,
+                   enum attempt_event event, uint32_t cause, struct agent_actions *out);
+const char *attempt_stage_name(uint8_t stage);
+void agent_on_prepared(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
+void agent_on_go(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
+/* There is no session: what was only prepared is forgotten. */
+void agent_drop_prepared(struct agent *a, const struct agent_event *ev, struct agent_actions *out);
+/* A rank of a gang over several nodes failed by itself. */
+void agent_tell_failing(struct agent *a, const struct agent_event *ev, const struct attempt *t,
+                        struct agent_actions *out);
+
 /* --- agent_session.c --- */
+/* Dropped unless the session is open. */
+void agent_session_say(struct agent *a, const Accel__V1__AgentUp *up, struct agent_actions *out);
 void agent_session_on_open(struct agent *a, const struct agent_event *ev,
                            struct agent_actions *out);
 void agent_session_on_lost(struct agent *a, const struct agent_event *ev);

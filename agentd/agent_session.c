@@ -114,6 +114,12 @@ static void send_up(struct agent *a, const Accel__V1__AgentUp *up, struct agent_
     act->data = packed;
 }
 
+void agent_session_say(struct agent *a, const Accel__V1__AgentUp *up, struct agent_actions *out)
+{
+    if (a->session == SESSION_OPEN)
+        send_up(a, up, out);
+}
+
 static uint64_t age_of(uint64_t now_ns, uint64_t then_ns)
 {
     return now_ns > then_ns ? now_ns - then_ns : 0; /* another boot's clock says nothing */
@@ -272,6 +278,7 @@ void agent_session_on_node(struct agent *a, const struct agent_event *ev, struct
     Accel__V1__Beat beat = ACCEL__V1__BEAT__INIT;
     beat.n_devices = ev->node->n_devices;
     beat.devices = ev->node->devices;
+    beat.slice = ev->node->slice;
     up.body_case = ACCEL__V1__AGENT_UP__BODY_BEAT;
     up.beat = &beat;
     send_up(a, &up, out);
@@ -337,6 +344,7 @@ static const char *command_fault(const struct agent *a, const Accel__V1__CoordDo
         if (a->report_count >= LIMIT_DEFERRED_MESSAGES)
             return "too many reports wait for their acknowledgement";
         return down->start->ref ? NULL : "a Start of nothing";
+    case ACCEL__V1__COORD_DOWN__BODY_GO: return down->go->ref ? NULL : "a Go of nothing";
     case ACCEL__V1__COORD_DOWN__BODY_STOP: return down->stop->ref ? NULL : "a Stop of nothing";
     case ACCEL__V1__COORD_DOWN__BODY_SIGNAL:
         return down->signal->ref ? NULL : "a signal for nothing";
@@ -360,6 +368,7 @@ void agent_session_on_down(struct agent *a, const struct agent_event *ev, struct
         return;
     switch (ev->down->body_case) {
     case ACCEL__V1__COORD_DOWN__BODY_START: agent_on_start(a, ev, out); break;
+    case ACCEL__V1__COORD_DOWN__BODY_GO: agent_on_go(a, ev, out); break;
     case ACCEL__V1__COORD_DOWN__BODY_STOP: agent_on_stop(a, ev, out); break;
     case ACCEL__V1__COORD_DOWN__BODY_SIGNAL: agent_on_signal(a, ev, out); break;
     case ACCEL__V1__COORD_DOWN__BODY_REPORT_ACK: on_report_ack(a, ev, out); break;

@@ -115,7 +115,8 @@ int node_refresh(struct node *n, struct accel_error *err)
     Accel__V1__Node *d = ARENA_NEW(&arena, Accel__V1__Node);
     accel__v1__node__init(d);
     d->name = (char *)n->config.name;
-    d->address = (char *)n->config.address;
+    d->address = arena_strdup(&arena, n->config.address);
+    d->ifname = arena_strdup(&arena, n->config.ifname ? n->config.ifname : "");
     d->isolation = (char *)n->config.isolation;
     d->limits = (char **)n->config.limits;
     d->n_limits = n->config.limit_count;

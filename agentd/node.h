@@ -10,7 +10,8 @@
 struct node;
 struct node_config { /* borrowed until node_destroy */
     uv_loop_t *loop;
-    const char *name, *address, *isolation;
+    const char *name, *isolation;
+    const char *address, *ifname; /* read at each refresh: they may change */
     char *const *limits; /* what can be enforced, for people */
     size_t limit_count;
     const char *const *devices; /* "auto", "cpu[:N]", "nvml", "amd", "tpu" or "fake:FILE" */

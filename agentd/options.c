@@ -26,6 +26,7 @@ static const char usage[] =
     "  --devices KIND           auto (default), cpu[:N], nvml, amd, tpu or fake:FILE; may be\n"
     "                           given again\n"
     "  --node-name NAME         default: the host's name\n"
+    "  --address A              where other nodes dial this one (default: towards the coordinator)\n"
     "  --idle-exit TIME         end after so long without session and workers (default: never)\n"
     "  --ready-fd N             write \"ready\" there once the coordinator has welcomed us\n"
     "  --user NAME              as root: become NAME, and run each job as its own user\n"
@@ -40,6 +41,7 @@ enum option_id {
     OPT_STATE_DIR,
     OPT_DEVICES,
     OPT_NODE_NAME,
+    OPT_ADDRESS,
     OPT_IDLE_EXIT,
     OPT_READY_FD,
     OPT_USER,
@@ -55,6 +57,7 @@ static const struct option long_options[] = {
     {"state-dir", required_argument, NULL, OPT_STATE_DIR},
     {"devices", required_argument, NULL, OPT_DEVICES},
     {"node-name", required_argument, NULL, OPT_NODE_NAME},
+    {"address", required_argument, NULL, OPT_ADDRESS},
     {"idle-exit", required_argument, NULL, OPT_IDLE_EXIT},
     {"ready-fd", required_argument, NULL, OPT_READY_FD},
     {"user", required_argument, NULL, OPT_USER},
@@ -116,6 +119,7 @@ static int set_option(struct acceld_options *o, int id, const char *value, struc
             return error_set(err, ACCEL_EINVAL, "--node-name %s: letters, digits, '.', '_', '-'",
                              value);
         return set_text(o->node_name, sizeof(o->node_name), "node-name", value, err);
+    case OPT_ADDRESS: o->address = value; return 0;
     case OPT_DEVICES:
         if (o->device_count == OPTIONS_DEVICES_MAX)
             return error_set(err, ACCEL_EINVAL, "--devices: given more than %u times",

@@ -16,6 +16,7 @@ struct acceld_options {
     char coordinator[PATH_MAX + 8]; /* "unix:/PATH" */
     char state_dir[PATH_MAX];       /* absolute */
     char node_name[65];
+    const char *address; /* that other nodes dial; NULL: towards the coordinator */
     const char *devices[OPTIONS_DEVICES_MAX]; /* as node.h says; of argv */
     size_t device_count;
     const char *user;       /* NULL: all jobs run as we do; else what acceld becomes, as root */

@@ -14,6 +14,7 @@
 #define uthash_fatal(msg) base_check_failed(msg, __FILE__, __LINE__)
 #include <uthash.h>
 
+#include "agentd/address.h"
 #include "agentd/agent.h"
 #include "agentd/exchange.h"
 #include "agentd/launcher.h"
@@ -26,7 +27,7 @@
 #include "common/log.h"
 #include "common/loop.h"
 
-#define LOCAL_ADDRESS "127.0.0.1" /* one host: nothing else is dialled */
+#define LOCAL_ADDRESS "127.0.0.1" /* a gang on one node dials nothing else */
 #define LOCAL_IFNAME  "lo"
 
 struct held_key { /* without padding: hashed as bytes */
@@ -42,6 +43,7 @@ struct held {
     uint32_t master_port, pet_port, aux_port; /* 0: none */
     bool is_alone;   /* on this node only: when it is gone, nobody knows its ports */
     bool is_refused; /* a device was not free after all */
+    bool has_taken;  /* its devices, while it was prepared */
     bool has_input;  /* an Input waits for its answer */
     uint64_t input_id;
     UT_hash_handle hh;
@@ -52,8 +54,10 @@ struct gone { /* the end of an attempt, kept until it may be told */
     bool shim_lost, exists;
 };
 
-struct refusal { /* a launch that failed at once: an event for the next step */
+struct refusal { /* a launch that failed at once, or what PREPARE came to: for the next step */
     struct attempt_id id;
+    bool is_prepared;
+    uint32_t master_port, pet_port, aux_port;
     uint32_t cause;
     char text[LIMIT_REASON_BYTES];
     struct refusal *next;
@@ -66,6 +70,7 @@ struct shell {
     struct agent *core;
     struct agent_actions actions;
     bool is_stepping, is_ending;
+    struct node_address address;
     struct refusal *refusals;
     struct held *held;
     struct node *node;
@@ -184,14 +189,14 @@ static int launch_on_devices(struct shell *s, const Accel__V1__Start *start,
                              struct accel_error *err)
 {
     const char *const *ids = (const char *const *)start->devices;
-    int r = node_take_devices(s->node, ids, start->n_devices, false, err);
+    int r = h->has_taken ? 0 : node_take_devices(s->node, ids, start->n_devices, false, err);
     h->is_refused = r == ACCEL_EBUSY;
     if (r < 0)
         return r;
     r = s->launcher->ops->launch(s->launcher, spec, err);
     if (r < 0)
         node_release_devices(s->node, ids, start->n_devices, NULL, NULL);
-    for (size_t i = 0; r == 0 && i < start->n_devices; i++)
+    for (size_t i = 0; r == 0 && !h->has_taken && i < start->n_devices; i++)
         held_add_device(h, start->devices[i]);
     return r;
 }
@@ -202,45 +207,105 @@ static int launch(struct shell *s, struct agent_action *act, struct held *h,
     const Accel__V1__Start *start = act->start;
     const Accel__V1__Node *node = node_description(s->node);
     Accel__V1__AttemptSpec *spec;
-    int r = lease_ports(s, start->spec, h, err);
+    const Accel__V1__Go *go = act->go; /* of several nodes: all was taken before */
+    int r = go ? 0 : lease_ports(s, start->spec, h, err);
     if (r < 0)
         return r;
     struct environ_input in = {
         .start = start,
         .devices = (const Accel__V1__Device *const *)node->devices,
         .device_count = node->n_devices,
-        .master_addr = start->master_addr[0] ? start->master_addr : LOCAL_ADDRESS,
-        .ifname = LOCAL_IFNAME,
+        .master_addr = go                      ? go->master_addr
+                       : start->master_addr[0] ? start->master_addr
+                                               : LOCAL_ADDRESS,
+        .ifname = go ? s->address.ifname : LOCAL_IFNAME,
         .node_name = s->config.node_name,
-        .master_port = h->master_port,
-        .pet_port = h->pet_port,
-        .aux_port = h->aux_port,
+        .master_port = go ? go->master_port : h->master_port,
+        .pet_port = go ? go->pet_port : h->pet_port,
+        .aux_port = go ? go->aux_port : h->aux_port,
+        .peers = go ? (const Accel__V1__Peer *const *)go->peers : NULL,
+        .peer_count = go ? go->n_peers : 0,
         .incarnation = s->config.state->incarnation,
         .attempts_dir = s->config.state->attempts_dir,
         .wall_ms = clock_wall_ms(),
     };
     r = environ_build(&in, &s->actions.arena, &spec, err);
+    if (r < 0) {
+        if (h->has_taken)
+            node_release_devices(s->node, (const char *const *)h->devices, h->device_count, NULL,
+                                 NULL);
+        return r;
+    }
+    return launch_on_devices(s, start, spec, h, err);
+}
+
+static void add_outcome(struct shell *s, struct attempt_id id, const struct held *h,
+                        const struct accel_error *err)
+{
+    struct refusal *refusal = xcalloc(1, sizeof(*refusal));
+    refusal->id = id;
+    if (!err) {
+        refusal->is_prepared = true;
+        refusal->master_port = h->master_port;
+        refusal->pet_port = h->pet_port;
+        refusal->aux_port = h->aux_port;
+    } else {
+        refusal->cause = h->is_refused ? ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT
+                                       : ACCEL__V1__CAUSE__CAUSE_START_FAILED;
+        snprintf(refusal->text, sizeof(refusal->text), "%.*s", LIMIT_REASON_BYTES - 1, err->text);
+    }
+    refusal->next = s->refusals;
+    s->refusals = refusal;
+}
+
+/* Devices and ports, as the start of one node takes them, but no process. */
+static int prepare(struct shell *s, const Accel__V1__Start *start, struct held *h,
+                   struct accel_error *err)
+{
+    const char *const *ids = (const char *const *)start->devices;
+    int r = start->node_rank == 0 ? lease_ports(s, start->spec, h, err) : 0;
+    if (r == 0)
+        r = node_take_devices(s->node, ids, start->n_devices, false, err);
+    h->is_refused = r == ACCEL_EBUSY;
     if (r < 0)
         return r;
-    return launch_on_devices(s, start, spec, h, err);
+    h->has_taken = true;
+    for (size_t i = 0; i < start->n_devices; i++)
+        held_add_device(h, start->devices[i]);
+    return 0;
+}
+
+static void do_prepare(struct shell *s, const struct agent_action *act)
+{
+    struct accel_error err = {0};
+    struct held *h = add_held(s, act->id);
+    int r = prepare(s, act->start, h, &err);
+    log_debug("job %" PRIu64 ".%" PRIu32 ": prepare", act->id.job_id, act->id.attempt);
+    add_outcome(s, act->id, h, r < 0 ? &err : NULL);
+    if (r < 0)
+        drop_held(s, act->id);
+}
+
+static void do_unprepare(struct shell *s, struct attempt_id id)
+{
+    struct held *h = find_held(s, id);
+    if (!h)
+        return;
+    node_release_devices(s->node, (const char *const *)h->devices, h->device_count, NULL, NULL);
+    drop_held(s, id);
 }
 
 static void do_launch(struct shell *s, struct agent_action *act)
 {
     struct accel_error err = {0};
-    struct held *h = add_held(s, act->id);
+    struct held *h = act->go ? find_held(s, act->id) : add_held(s, act->id);
+    CHECK(h);
     h->is_alone = act->start->node_count <= 1;
     log_debug("job %" PRIu64 ".%" PRIu32 ": launch", act->id.job_id, act->id.attempt);
     if (launch(s, act, h, &err) == 0)
         return;
-    struct refusal *refusal = xcalloc(1, sizeof(*refusal));
-    refusal->id = act->id;
-    refusal->cause =
-        h->is_refused ? ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT : ACCEL__V1__CAUSE__CAUSE_START_FAILED;
+    add_outcome(s, act->id, h, &err);
     drop_held(s, act->id);
-    snprintf(refusal->text, sizeof(refusal->text), "%.*s", LIMIT_REASON_BYTES - 1, err.text);
-    refusal->next = s->refusals;
-    s->refusals = refusal;
 }
 
 static void close_session(struct shell *s, const char *why)
@@ -267,6 +332,8 @@ static void carry_out(struct shell *s, struct agent_action *act)
     case AGENT_ACT_SEND: uplink_send(s->uplink, act->data, act->len); break;
     case AGENT_ACT_CLOSE_SESSION: close_session(s, act->text); break;
     case AGENT_ACT_LAUNCH: do_launch(s, act); break;
+    case AGENT_ACT_PREPARE: do_prepare(s, act); break;
+    case AGENT_ACT_UNPREPARE: do_unprepare(s, act->id); break;
     case AGENT_ACT_STOP: ops->stop(s->launcher, act->id, act->grace_ms, act->cause); break;
     case AGENT_ACT_SIGNAL: ops->signal(s->launcher, act->id, act->rank, act->signo); break;
     case AGENT_ACT_MARK_ACKED: ops->mark_acked(s->launcher, act->id); break;
@@ -302,9 +369,13 @@ static void step(struct shell *s, struct agent_event *ev)
     while (s->refusals && !s->is_ending) {
         struct refusal *refusal = s->refusals;
         s->refusals = refusal->next;
-        struct agent_event refused = {.type = AGENT_EV_LAUNCH_REFUSED,
+        struct agent_event refused = {.type = refusal->is_prepared ? AGENT_EV_PREPARED
+                                                                   : AGENT_EV_LAUNCH_REFUSED,
                                       .id = refusal->id,
                                       .cause = refusal->cause,
+                                      .master_port = refusal->master_port,
+                                      .pet_port = refusal->pet_port,
+                                      .aux_port = refusal->aux_port,
                                       .text = refusal->text};
         struct agent_event node = {.type = AGENT_EV_NODE};
         /* What is wrong with a device is known before it is placed on again. */
@@ -328,8 +399,26 @@ static void on_timer(void *ctx, int64_t late_ms)
 
 /* ---- from the coordinator ---- */
 
+/* The way to the coordinator may lead over another interface than before. */
+static void look_at_address(struct shell *s)
+{
+    struct accel_error err;
+    struct node_address now;
+    if (node_address_find(s->config.coordinator, s->config.address, &now, &err) < 0) {
+        log_warn("the node's address stays %s: %s", s->address.text, err.text);
+        return;
+    }
+    if (strcmp(now.text, s->address.text) == 0 && strcmp(now.ifname, s->address.ifname) == 0)
+        return;
+    s->address = now;
+    log_info("this node is reached at %s (%s)", now.text, now.ifname);
+    if (node_refresh(s->node, &err) == 0)
+        step(s, &(struct agent_event){.type = AGENT_EV_NODE, .node = node_description(s->node)});
+}
+
 static void on_open(void *ctx)
 {
+    look_at_address(ctx);
     step(ctx, &(struct agent_event){.type = AGENT_EV_SESSION_OPEN});
 }
 
@@ -651,7 +740,8 @@ static int make_parts(struct shell *s, struct accel_error *err)
     struct node_config node = {
         .loop = c->loop,
         .name = c->node_name,
-        .address = LOCAL_ADDRESS,
+        .address = s->address.text,
+        .ifname = s->address.ifname,
         .isolation = c->isolation,
         .limits = c->limits,
         .limit_count = c->limit_count,
@@ -692,6 +782,7 @@ int shell_create(const struct shell_config *config, void (*on_end)(void *ctx, in
     s->config = *config;
     s->on_end = on_end;
     s->ctx = ctx;
+    s->address = (struct node_address){LOCAL_ADDRESS, LOCAL_IFNAME};
     node_machine_id(machine_id, sizeof(machine_id));
     struct agent_config core = {
         .idle_exit_ms = config->idle_exit_ms,

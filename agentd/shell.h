@@ -16,6 +16,7 @@ struct shell_config { /* borrowed until shell_destroy has called back */
     uv_loop_t *loop;
     struct state *state;
     const char *coordinator, *node_name;
+    const char *address;        /* that peers dial; NULL: as address.h finds it */
     const char *isolation;      /* what accel-spawn said */
     char *const *limits;        /* the same: what can be enforced */
     size_t limit_count;

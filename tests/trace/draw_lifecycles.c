@@ -20,11 +20,12 @@ static const char head[] =
     "Each table drives the code (`common/lifecycle.h`): a state changes nowhere else. A pair that\n"
     "is not a move is ignored or refused, with its reason.\n\n"
     "Of the coordinator: job (`scheduler/job.c`), node (`scheduler/node.c`), session\n"
-    "(`scheduler/coord_agent.c`). Of acceld: worker (`agentd/worker.c`), agent session\n"
-    "(`agentd/agent_session.c`).\n\n";
+    "(`scheduler/coord_agent.c`). Of acceld: attempt (`agentd/agent_prepare.c`),\n"
+    "worker (`agentd/worker.c`), agent session (`agentd/agent_session.c`).\n\n";
 
 static const struct lifecycle *const lives[] = {&job_lifecycle, &node_lifecycle, &session_lifecycle,
-                                                &worker_lifecycle, &agent_session_lifecycle};
+                                                &attempt_lifecycle, &worker_lifecycle,
+                                                &agent_session_lifecycle};
 
 int main(int argc, char **argv)
 {
