@@ -29,7 +29,10 @@ static const char topic_environment[] =
     "\n"
     "Variables of a job: launch passes your whole environment; submit passes PATH, HOME,\n"
     "USER, LANG, VIRTUAL_ENV, CONDA_*, LD_LIBRARY_PATH and PYTHONPATH, and what --env and\n"
-    "--pass-env name. Ranks, PMI and Slurm variables of another launcher are dropped.\n";
+    "--pass-env name. Ranks, PMI and Slurm variables of another launcher are dropped.\n"
+    "Processes find RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT and the rest of\n"
+    "torchrun's; --launcher and --slurm-env add those of JAX, MPI and Slurm. All of them:\n"
+    "docs/ENVIRONMENT.md, or accelctl launch --wrap env\n";
 
 static const char topic_exit_codes[] =
     "  0        done\n"
