@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 
+#include "agentd/join.h"
 #include "agentd/launcher.h"
 #include "agentd/options.h"
 #include "agentd/shell.h"
@@ -19,6 +20,7 @@ struct daemon {
     uv_loop_t loop;
     struct loop_signals signals;
     struct shell *shell;
+    struct join_renewal *renewal;
     int status;
 };
 
@@ -29,6 +31,7 @@ static void stop(struct daemon *d, int status)
     d->status = status;
     shell_destroy(d->shell); /* the loop ends with its last handle */
     d->shell = NULL;
+    join_renewal_destroy(d->renewal);
     loop_signals_close(&d->signals);
 }
 
@@ -107,7 +110,11 @@ static int run(struct daemon *d, struct accel_error *err)
     int r = start_spawn(d, &spawned, err);
     if (r == 0) {
         CHECK(uv_loop_init(&d->loop) == 0);
-        r = make_shell(d, &spawned, err);
+        r = join_start(&d->loop, &d->options, &d->state, err);
+        if (r == 0)
+            r = make_shell(d, &spawned, err);
+        if (r == 0)
+            d->renewal = join_renewal_create(&d->loop, d->options.coordinator, &d->state);
         uv_run(&d->loop, UV_RUN_DEFAULT);
         CHECK(uv_loop_close(&d->loop) == 0);
     }

@@ -21,7 +21,10 @@ static const char usage[] =
     "The node daemon: starts and watches the workers that the coordinator asks for.\n"
     "Ending it touches no worker; the next acceld takes them over.\n"
     "\n"
-    "  --coordinator unix:PATH  where the coordinator listens\n"
+    "  --coordinator ADDRESS    unix:PATH or HOST[:PORT]; default: the one that this node has\n"
+    "                           joined, else your own\n"
+    "  --join TOKEN             enrol with what `accelctl node token` printed: the token, @FILE\n"
+    "                           or - (stdin), or in $ACCEL_JOIN_TOKEN; needed once\n"
     "  --state-dir DIR          what this node remembers; one acceld each\n"
     "  --devices KIND           auto (default), cpu[:N], nvml, amd, tpu or fake:FILE; may be\n"
     "                           given again\n"
@@ -38,6 +41,7 @@ static const char usage[] =
 
 enum option_id {
     OPT_COORDINATOR = 1,
+    OPT_JOIN,
     OPT_STATE_DIR,
     OPT_DEVICES,
     OPT_NODE_NAME,
@@ -54,6 +58,7 @@ enum option_id {
 };
 static const struct option long_options[] = {
     {"coordinator", required_argument, NULL, OPT_COORDINATOR},
+    {"join", required_argument, NULL, OPT_JOIN},
     {"state-dir", required_argument, NULL, OPT_STATE_DIR},
     {"devices", required_argument, NULL, OPT_DEVICES},
     {"node-name", required_argument, NULL, OPT_NODE_NAME},
@@ -111,13 +116,16 @@ static int set_option(struct acceld_options *o, int id, const char *value, struc
     int r;
     switch ((enum option_id)id) {
     case OPT_COORDINATOR:
+        o->is_coordinator_given = true;
         return set_text(o->coordinator, sizeof(o->coordinator), "coordinator", value, err);
+    case OPT_JOIN: o->join = (char *)value; return 0;
     case OPT_STATE_DIR:
         return set_text(o->state_dir, sizeof(o->state_dir), "state-dir", value, err);
     case OPT_NODE_NAME:
         if (!is_valid_name(value))
             return error_set(err, ACCEL_EINVAL, "--node-name %s: letters, digits, '.', '_', '-'",
                              value);
+        o->is_name_given = true;
         return set_text(o->node_name, sizeof(o->node_name), "node-name", value, err);
     case OPT_ADDRESS: o->address = value; return 0;
     case OPT_DEVICES:

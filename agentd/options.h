@@ -13,7 +13,9 @@
 #define OPTIONS_DEVICES_MAX 16u /* --devices given this often; more is an error */
 
 struct acceld_options {
-    char coordinator[PATH_MAX + 8]; /* "unix:/PATH" */
+    char coordinator[PATH_MAX + 8]; /* "unix:/PATH" or "HOST:PORT" */
+    bool is_coordinator_given, is_name_given;
+    char *join; /* --join: a token, @FILE or -; NULL: none. Of argv: wiped once it was read */
     char state_dir[PATH_MAX];       /* absolute */
     char node_name[65];
     const char *address; /* that other nodes dial; NULL: towards the coordinator */

@@ -180,24 +180,45 @@ static int pki_make_ca(int64_t now_ms, char **ret_key_pem, char **ret_ca_pem,
     return r;
 }
 
+static int make_request(EVP_PKEY *key, const char *name, char **ret_csr_pem,
+                        struct accel_error *err)
+{
+    AUTO(X509_REQ) req = X509_REQ_new();
+    AUTO(BIO) bio = BIO_new(BIO_s_mem());
+
+    if (!is_valid_name(name))
+        return error_set(err, ACCEL_EINVAL, "\"%.80s\" is no name of a node or user", name);
+    if (!req || !bio || !X509_REQ_set_version(req, X509_REQ_VERSION_1) ||
+        !set_name(X509_REQ_get_subject_name(req), name) || !X509_REQ_set_pubkey(req, key) ||
+        !X509_REQ_sign(req, key, EVP_sha256()) || !PEM_write_bio_X509_REQ(bio, req))
+        return fail(err, ACCEL_EIO, "cannot make a request for a certificate");
+    *ret_csr_pem = bio_text(bio);
+    return 0;
+}
+
 static int pki_make_key(const char *name, char **ret_key_pem, char **ret_csr_pem,
                         struct accel_error *err)
 {
     AUTO(EVP_PKEY) key = EVP_EC_gen("P-256");
-    AUTO(X509_REQ) req = X509_REQ_new();
-    AUTO(BIO) bio = BIO_new(BIO_s_mem());
-    int r;
+    AUTO_FREE char *csr = NULL;
 
-    if (!is_valid_name(name))
-        return error_set(err, ACCEL_EINVAL, "\"%.80s\" is no name of a node or user", name);
-    if (!key || !req || !bio || !X509_REQ_set_version(req, X509_REQ_VERSION_1) ||
-        !set_name(X509_REQ_get_subject_name(req), name) || !X509_REQ_set_pubkey(req, key) ||
-        !X509_REQ_sign(req, key, EVP_sha256()) || !PEM_write_bio_X509_REQ(bio, req))
+    if (!key)
         return fail(err, ACCEL_EIO, "cannot make a key");
-    r = write_key(key, ret_key_pem, err);
+    int r = make_request(key, name, &csr, err);
     if (r == 0)
-        *ret_csr_pem = bio_text(bio);
+        r = write_key(key, ret_key_pem, err);
+    if (r == 0)
+        *ret_csr_pem = STEAL_PTR(csr);
     return r;
+}
+
+static int pki_make_csr(const char *key_pem, const char *name, char **ret_csr_pem,
+                        struct accel_error *err)
+{
+    AUTO(EVP_PKEY) key = NULL;
+    int r = read_key(key_pem, &key, err);
+
+    return r < 0 ? r : make_request(key, name, ret_csr_pem, err);
 }
 
 /* --- signing --- */
@@ -436,6 +457,7 @@ static int pki_random(void *p, size_t len, struct accel_error *err)
 const struct pki_ops pki_ops = {
     .make_ca = pki_make_ca,
     .make_key = pki_make_key,
+    .make_csr = pki_make_csr,
     .sign = pki_sign,
     .parse = pki_parse,
     .verify = pki_verify,

@@ -36,11 +36,20 @@ struct pki_cert { /* what a certificate says; times are wall clock ms */
     int64_t begin_ms, end_ms;
 };
 
+/* When two thirds of its life are over; it began PKI_SKEW_MS after begin_ms. */
+static inline int64_t pki_renew_ms(const struct pki_cert *cert)
+{
+    return cert->end_ms - (cert->end_ms - cert->begin_ms - PKI_SKEW_MS) / 3;
+}
+
 struct pki_ops {
     /* A new CA that begins PKI_SKEW_MS before now. */
     int (*make_ca)(int64_t now_ms, char **ret_key_pem, char **ret_ca_pem, struct accel_error *err);
     /* A new key and a request for a certificate of that name. */
     int (*make_key)(const char *name, char **ret_key_pem, char **ret_csr_pem,
+                    struct accel_error *err);
+    /* A request for a key that exists: a renewal. */
+    int (*make_csr)(const char *key_pem, const char *name, char **ret_csr_pem,
                     struct accel_error *err);
     /* A certificate for the request's key. Of the request only the key counts, and its signature,
      * which proves that the asker has the key. ACCEL_EINVAL: garbage, a bad signature, a weak key,

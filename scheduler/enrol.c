@@ -111,7 +111,7 @@ static int open_ca(struct enrol *e, struct accel_error *err)
 
 static void set_renewal(struct enrol *e, const struct pki_cert *cert)
 {
-    e->renew_ms = cert->begin_ms + (cert->end_ms - cert->begin_ms) / 3 * 2;
+    e->renew_ms = pki_renew_ms(cert);
 }
 
 int enrol_renew(struct enrol *e, struct accel_error *err)

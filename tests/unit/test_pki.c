@@ -157,6 +157,13 @@ static void keys_must_match(void **state)
     struct pki_cert c;
     AUTO_FREE char *pem = signed_by(w->ca_key, w->ca, w, PKI_NODE, "n1", &c);
 
+    AUTO_FREE char *csr = NULL, *again = NULL;
+    assert_int_equal(pki_ops.make_csr(w->key, "n1", &csr, NULL), 0);
+    assert_int_equal(
+        pki_ops.sign(w->ca_key, w->ca, csr, PKI_NODE, "n1", NOW, LIFE, &again, &c, NULL), 0);
+    assert_int_equal(pki_ops.match(w->key, again, NULL), 0);
+    csr[0] = 'x';
+    assert_int_equal(pki_ops.make_csr(csr, "n1", &csr, NULL), ACCEL_EINVAL);
     assert_int_equal(pki_ops.match(w->ca_key, pem, NULL), ACCEL_EINVAL);
     assert_int_equal(pki_ops.match(pem, pem, NULL), ACCEL_EINVAL);
     assert_int_equal(pki_ops.parse(w->ca, &c, NULL), ACCEL_EINVAL); /* it names no holder */

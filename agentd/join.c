@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Enrolment of this node; see join.h. Neighbours: main.c, join_renewal.c (keeps it enrolled),
+ * tls_files.c (reads what is written here), uplink.c (uses it). It must not log or pass on a token
+ * or a key.
+ */
+#include "agentd/join.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "accel/v1/trust.pb-c.h"
+#include "agentd/join_internal.h"
+#include "agentd/node.h"
+#include "common/clock.h"
+#include "common/codec.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/path.h"
+#include "common/token.h"
+
+#define ROUNDS         5    /* through the addresses of a token, with pauses of 1, 2, 4, 8 s */
+#define ROUND_PAUSE_MS 1000 /* doubling */
+
+/* --- files --- */
+
+int join_path(const char *dir, const char *name, char *path, struct accel_error *err)
+{
+    if ((size_t)snprintf(path, PATH_MAX, "%s/%s", dir, name) >= PATH_MAX)
+        return error_set(err, ACCEL_EINVAL, "%s: the path is too long", dir);
+    return 0;
+}
+
+int join_write(const char *dir, const char *name, const char *text, struct accel_error *err)
+{
+    char path[PATH_MAX];
+    int r = join_path(dir, name, path, err);
+
+    return r < 0 ? r : path_write_atomic(AT_FDCWD, path, text, strlen(text), 0600, true, err);
+}
+
+static int read_text(const char *path, char **ret_text, struct accel_error *err)
+{
+    size_t len;
+
+    return path_read_all(AT_FDCWD, path, TOKEN_TEXT_BYTES, ret_text, &len, err);
+}
+
+static int read_stdin(char **ret_text, struct accel_error *err)
+{
+    char *text = xcalloc(1, TOKEN_TEXT_BYTES + 1);
+    size_t len = 0;
+    ssize_t n;
+
+    while (len < TOKEN_TEXT_BYTES && (n = read(STDIN_FILENO, text + len, TOKEN_TEXT_BYTES - len)))
+        if (n < 0) {
+            free(text);
+            return error_set(err, ACCEL_EIO, "cannot read the token from stdin");
+        } else {
+            len += (size_t)n;
+        }
+    *ret_text = text;
+    return 0;
+}
+
+/* --- the token --- */
+
+static void forget(char *secret)
+{
+    if (secret)
+        explicit_bzero(secret, strlen(secret));
+}
+
+/* *ret_text NULL: none was given. One in argv is seen by everybody on this host until here. */
+static int take_token_text(struct acceld_options *o, char **ret_text, struct accel_error *err)
+{
+    char *env = getenv("ACCEL_JOIN_TOKEN");
+    int r = 0;
+
+    *ret_text = NULL;
+    if (o->join && strcmp(o->join, "-") == 0)
+        r = read_stdin(ret_text, err);
+    else if (o->join && o->join[0] == '@')
+        r = read_text(o->join + 1, ret_text, err);
+    else if (o->join)
+        *ret_text = xstrdup(o->join);
+    else if (env && env[0])
+        *ret_text = xstrdup(env);
+    if (o->join && o->join[0] != '@')
+        forget(o->join);
+    forget(env);
+    unsetenv("ACCEL_JOIN_TOKEN");
+    return r;
+}
+
+static int decode_token(const char *text, Accel__V1__EnrolToken **ret_token,
+                        struct accel_error *err)
+{
+    AUTO_FREE uint8_t *packed = NULL;
+    size_t len;
+    int r = token_decode(text, &packed, &len, err);
+
+    if (r < 0)
+        return r;
+    Accel__V1__EnrolToken *t = accel__v1__enrol_token__unpack(&codec_memory, len, packed);
+    explicit_bzero(packed, len);
+    if (t && t->ca_pem[0] && t->n_addresses > 0 && t->secret.len == TOKEN_SECRET_BYTES) {
+        *ret_token = t;
+        return 0;
+    }
+    if (t)
+        accel__v1__enrol_token__free_unpacked(t, NULL);
+    return error_set(err, ACCEL_EINVAL,
+                     "the enrolment token was cut or changed\ntry: copy the whole line, or make a"
+                     " new one: accelctl node token");
+}
+
+/* --- one call, waited for --- */
+
+struct enrolment {
+    uv_loop_t *loop;
+    const struct remote_ops *remote;
+    const Accel__V1__EnrolToken *token;
+    Accel__V1__EnrollRequest request;
+    const char *address; /* that answered */
+    char *cert, *ca;
+    bool is_ended, is_closed;
+    int code;
+    struct accel_error *err;
+};
+
+static void on_message(void *ctx, const ProtobufCMessage *msg)
+{
+    struct enrolment *e = ctx;
+    const Accel__V1__EnrollReply *reply = (const Accel__V1__EnrollReply *)msg;
+
+    if (e->cert)
+        return;
+    e->cert = xstrdup(reply->certificate_pem);
+    e->ca = xstrdup(reply->ca_pem);
+}
+
+static void on_end(void *ctx, int code, const char *text)
+{
+    struct enrolment *e = ctx;
+
+    e->is_ended = true;
+    e->code = code;
+    if (code < 0)
+        error_set(e->err, code, "%s", text);
+}
+
+static void on_closed(void *ctx)
+{
+    ((struct enrolment *)ctx)->is_closed = true;
+}
+
+static int call(struct enrolment *e, const char *where, struct accel_error *err)
+{
+    static const struct rpc_call_handlers handlers = {on_message, on_end};
+    struct remote_address address;
+    struct rpc_channel *channel;
+    int r = remote_address_parse(where, &address, err);
+
+    if (r < 0)
+        return r;
+    const struct remote_channel_config config = {
+        .host = address.host, .port = address.port, .tls = {.ca_pem = e->token->ca_pem}};
+    r = e->remote->channel_create(e->loop, &config, &channel, err);
+    if (r < 0)
+        return r;
+    e->is_ended = e->is_closed = false;
+    e->err = err;
+    rpc_channel_call(channel, "/accel.v1.Trust/Enroll", &e->request.base,
+                     &accel__v1__enroll_reply__descriptor, &handlers, e);
+    while (!e->is_ended)
+        uv_run(e->loop, UV_RUN_ONCE);
+    rpc_channel_close(channel, on_closed, e);
+    while (!e->is_closed)
+        uv_run(e->loop, UV_RUN_ONCE);
+    e->address = where;
+    return e->code;
+}
+
+static void on_pause(uv_timer_t *timer)
+{
+    *(bool *)timer->data = true;
+}
+
+static void on_timer_closed(uv_handle_t *timer)
+{
+    *(bool *)timer->data = true;
+}
+
+static void pause_for(uv_loop_t *loop, uint64_t ms)
+{
+    bool is_over = false;
+    uv_timer_t timer;
+
+    uv_timer_init(loop, &timer);
+    timer.data = &is_over;
+    uv_timer_start(&timer, on_pause, ms, 0);
+    while (!is_over)
+        uv_run(loop, UV_RUN_ONCE);
+    is_over = false;
+    uv_close((uv_handle_t *)&timer, on_timer_closed);
+    while (!is_over)
+        uv_run(loop, UV_RUN_ONCE);
+}
+
+/* A machine that has just booted may be before its network, and a coordinator be restarting. */
+static int call_until_answered(struct enrolment *e, struct accel_error *err)
+{
+    uint64_t pause_ms = ROUND_PAUSE_MS;
+    int r = ACCEL_EUNAVAIL;
+
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        for (size_t i = 0; i < e->token->n_addresses; i++) {
+            r = call(e, e->token->addresses[i], err);
+            if (r != ACCEL_EUNAVAIL && r != ACCEL_ECLOSED && r != ACCEL_ETIME)
+                return r;
+            log_warn("cannot enrol at %s: %s", e->token->addresses[i], err->text);
+        }
+        if (round + 1 < ROUNDS)
+            pause_for(e->loop, pause_ms);
+        pause_ms *= 2;
+    }
+    char now[40];
+    return error_wrap(err, r, "no coordinator of the token answers (this node's clock says %s)",
+                      clock_format_utc(clock_wall_ms(), now, sizeof(now)));
+}
+
+/* --- enrolment --- */
+
+/* The address comes last: with it the node counts as enrolled. */
+static int keep(struct enrolment *e, const char *dir, const char *key, struct accel_error *err)
+{
+    const struct pki_ops *pki = e->remote->pki;
+    int r = pki->match(key, e->cert, err);
+
+    if (r == 0)
+        r = pki->verify(e->token->ca_pem, e->cert, clock_wall_ms(), err);
+    if (r < 0)
+        return error_wrap(err, r, "the certificate that came is no good here");
+    r = path_make_private(dir, err);
+    if (r == 0)
+        r = join_write(dir, "node.key", key, err);
+    if (r == 0)
+        r = join_write(dir, "ca.pem", e->token->ca_pem, err);
+    if (r == 0)
+        r = join_write(dir, "node.pem", e->cert, err);
+    if (r == 0)
+        r = join_write(dir, "coordinator", e->address, err);
+    return r;
+}
+
+static int enrol(struct enrolment *e, const char *dir, const char *name, struct accel_error *err)
+{
+    AUTO_FREE char *key = NULL, *csr = NULL;
+    uint8_t id[LIMIT_REQUEST_ID_BYTES];
+    char machine_id[64];
+    int r = e->remote->pki->make_key(name, &key, &csr, err);
+
+    if (r == 0)
+        r = e->remote->pki->random(id, sizeof(id), err);
+    if (r < 0)
+        return r;
+    node_machine_id(machine_id, sizeof(machine_id));
+    accel__v1__enroll_request__init(&e->request);
+    e->request.request_id = (ProtobufCBinaryData){sizeof(id), id};
+    e->request.secret = e->token->secret;
+    e->request.node = (char *)name;
+    e->request.machine_id = machine_id;
+    e->request.csr_pem = csr;
+    r = call_until_answered(e, err);
+    if (r == 0)
+        r = e->cert ? keep(e, dir, key, err)
+                    : error_set(err, ACCEL_EPROTO, "an empty answer to the enrolment");
+    if (r == 0)
+        log_info("enrolled as node %s at %s", name, e->address);
+    forget(key);
+    free(e->cert);
+    free(e->ca);
+    return r;
+}
+
+/* --- what is there already --- */
+
+/* Whose certificate it is. One that is not valid now is told, and used all the same: the clock may
+ * be set while we run. */
+static int read_identity(const struct remote_ops *remote, const char *dir, struct pki_cert *ret,
+                         struct accel_error *err)
+{
+    AUTO_FREE char *pem = NULL, *ca = NULL;
+    char path[PATH_MAX];
+    struct accel_error why;
+    int r = join_path(dir, "node.pem", path, err);
+
+    if (r == 0)
+        r = read_text(path, &pem, err);
+    if (r == 0)
+        r = remote->pki->parse(pem, ret, err);
+    if (r == 0)
+        r = join_path(dir, "ca.pem", path, err);
+    if (r == 0)
+        r = read_text(path, &ca, err);
+    if (r < 0)
+        return r;
+    r = remote->pki->verify(ca, pem, clock_wall_ms(), &why);
+    if (r == ACCEL_ESTALE) {
+        log_error("%s", why.text);
+        return 0;
+    }
+    if (r < 0)
+        *err = why;
+    return r;
+}
+
+static int use_files(struct acceld_options *o, const char *dir, const struct remote_ops *remote,
+                     struct accel_error *err)
+{
+    struct pki_cert cert;
+    char path[PATH_MAX];
+    AUTO_FREE char *address = NULL;
+    int r = read_identity(remote, dir, &cert, err);
+
+    if (r < 0)
+        return error_wrap(err, r, "cannot use the certificate in %s", dir);
+    if (o->is_name_given && strcmp(o->node_name, cert.name) != 0)
+        return error_set(err, ACCEL_EEXIST,
+                         "this node is enrolled as %s, not as %s\nwhy: its certificate in %s says"
+                         " so\ntry: without --node-name; or remove that directory, and enrol again",
+                         cert.name, o->node_name, dir);
+    str_copy(o->node_name, sizeof(o->node_name), cert.name);
+    if (o->is_coordinator_given)
+        return 0;
+    r = join_path(dir, "coordinator", path, err);
+    if (r == 0)
+        r = read_text(path, &address, err);
+    if (r == 0 && !str_copy(o->coordinator, sizeof(o->coordinator), address))
+        r = error_set(err, ACCEL_EINVAL, "%s: the address is too long", path);
+    return r;
+}
+
+int join_start(uv_loop_t *loop, struct acceld_options *o, const struct state *state,
+               struct accel_error *err)
+{
+    struct enrolment e = {.loop = loop};
+    char dir[PATH_MAX], path[PATH_MAX];
+    AUTO_FREE char *text = NULL;
+    int r = take_token_text(o, &text, err);
+
+    if (r == 0)
+        r = join_path(state->dir, "tls", dir, err);
+    if (r == 0)
+        r = join_path(dir, "coordinator", path, err);
+    if (r < 0)
+        return r;
+    bool is_enrolled = access(path, F_OK) == 0;
+    bool is_local = o->is_coordinator_given && strncmp(o->coordinator, "unix:", 5) == 0;
+    if ((!is_enrolled && !text) || is_local)
+        return 0;
+    Accel__V1__EnrolToken *token = NULL;
+    r = remote_load(&e.remote, err);
+    if (r == 0 && !is_enrolled)
+        r = decode_token(text, &token, err);
+    forget(text);
+    if (r == 0 && token) {
+        e.token = token;
+        r = enrol(&e, dir, o->node_name, err);
+        explicit_bzero(token->secret.data, token->secret.len);
+    }
+    if (token)
+        accel__v1__enrol_token__free_unpacked(token, NULL);
+    return r < 0 ? r : use_files(o, dir, e.remote, err);
+}
