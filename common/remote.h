@@ -69,8 +69,8 @@ struct remote_channel_config {
     uint16_t port;
     struct remote_tls tls;
     const char *server_name; /* in the server's certificate; NULL: REMOTE_SERVER_NAME */
-    /* Once, from the loop: the connection stands. (A server that does not accept our certificate
-     * ends it right after.) May be NULL. */
+    /* Once, from the loop: the connection stands, and the server accepts our certificate as one of
+     * its authority. May be NULL. */
     void (*on_ready)(void *ctx);
     /* Once, from the loop: the connection could not be made or has ended by itself. All calls have
      * got on_end before: ACCEL_EUNAVAIL with the reason when there never was a connection,

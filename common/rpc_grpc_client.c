@@ -32,7 +32,8 @@ struct grpc_chan {
     void *ctx;
     void (*on_closed)(void *ctx);
     void *closed_ctx;
-    bool was_ready, was_answered, is_doomed, is_lost, is_closing, is_timed_out;
+    bool is_told; /* on_ready was called */
+    bool was_ready, is_doomed, is_lost, is_closing, is_timed_out;
 };
 
 struct sent { /* one call */
@@ -140,15 +141,13 @@ static void end_unmarked(struct sent *c, const char *details)
         return;
     }
     channel_doom(ch); /* gRPC would connect again for the next call */
-    if (!ch->was_ready && !ch->was_answered) {
-        snprintf(text, sizeof(text), "cannot connect to %s: %.3000s", ch->target, details);
+    if (!ch->was_ready) {
+        const char *hint = strstr(details, "Socket closed")
+                               ? "\nwhy: it hung up in the handshake; does it accept this "
+                                 "certificate (its authority, its dates)?"
+                               : "";
+        snprintf(text, sizeof(text), "cannot connect to %s: %.3000s%s", ch->target, details, hint);
         sent_end(c, ACCEL_EUNAVAIL, text);
-    } else if (!ch->was_answered) {
-        snprintf(text, sizeof(text),
-                 "%s closed the connection before it answered: %.3000s\n"
-                 "why: it may not accept this certificate, or be ending",
-                 ch->target, details);
-        sent_end(c, ACCEL_ECLOSED, text);
     } else {
         snprintf(text, sizeof(text), "the connection to %s ended: %.3000s", ch->target, details);
         sent_end(c, ACCEL_ECLOSED, text);
@@ -172,7 +171,7 @@ static void sent_maybe_end(struct sent *c)
     memcpy(text, GRPC_SLICE_START_PTR(c->details), n);
     text[n] = 0;
     if (is_marked(c)) {
-        c->ch->was_answered = true;
+        c->ch->was_ready = true; /* the news of it may be behind */
         int code = accel_error_from_grpc(c->code);
         sent_end(c, code, n > 0 || code == 0 ? text : accel_error_sentence(code));
     } else if (c->code == GRPC_STATUS_OK) { /* of another server: health, say */
@@ -214,7 +213,7 @@ static void on_received(struct wire_op *op, bool ok)
         return;
     }
     if (c->id != 0 && wire_bytes_read(c->received, &body)) {
-        c->ch->was_answered = true;
+        c->ch->was_ready = true; /* the news of it may be behind */
         f.body = GRPC_SLICE_START_PTR(body);
         f.body_len = GRPC_SLICE_LENGTH(body);
         CHECK(rpc_chan_take(&c->ch->chan, &f) == 0);
@@ -400,8 +399,8 @@ static void on_state(struct wire_op *op, bool ok)
     }
     ch->state = grpc_channel_check_connectivity_state(ch->channel, 0);
     if (ch->state == GRPC_CHANNEL_READY) {
-        bool is_news = !ch->was_ready;
-        ch->was_ready = true;
+        bool is_news = !ch->is_told;
+        ch->was_ready = ch->is_told = true;
         wire_timer_stop(&ch->timer);
         channel_watch(ch);
         if (is_news && ch->on_ready)
