@@ -73,26 +73,27 @@ static int32_t read_number(const char *path, int32_t none)
     return end == text || value < -1 || value > INT32_MAX ? none : (int32_t)value;
 }
 
-PRINTF_LIKE(2, 3) static void add_path(struct nvml_gpu *g, const char *fmt, ...)
+/* False: it is not there (only if that matters). */
+PRINTF_LIKE(3, 4)
+static bool add_path(struct nvml_gpu *g, bool is_optional, const char *fmt, ...)
 {
+    char *path = g->paths[g->path_count];
     va_list args;
     CHECK(g->path_count < NVML_PATHS_MAX);
     va_start(args, fmt);
-    vsnprintf(g->paths[g->path_count++], NVML_PATH_BYTES, fmt, args);
+    vsnprintf(path, NVML_PATH_BYTES, fmt, args);
     va_end(args);
+    if (is_optional && access(path, F_OK) < 0)
+        return false;
+    g->path_count++;
+    return true;
 }
 
-/* The device nodes that a process must open. An instance has two capabilities besides, whose minor
- * numbers the driver tells in /proc. */
-static void fill_paths(const struct nvml_shared *sh, struct nvml_gpu *g)
+/* An instance has two capabilities besides the nodes of its GPU; the driver tells their minor
+ * numbers in /proc. The last, that of the compute instance, is its own alone. */
+static void add_capabilities(const struct nvml_shared *sh, struct nvml_gpu *g)
 {
-    if (g->minor < 0)
-        return;
-    add_path(g, "%s/nvidia%d", sh->dev_root, g->minor);
-    add_path(g, "%s/nvidiactl", sh->dev_root);
-    add_path(g, "%s/nvidia-uvm", sh->dev_root);
-    add_path(g, "%s/nvidia-uvm-tools", sh->dev_root);
-    for (int level = 0; g->is_mig && level < 2; level++) {
+    for (int level = 0; level < 2; level++) {
         char file[256], instance[32] = "";
         AUTO_FREE char *text = NULL;
         size_t len;
@@ -101,12 +102,25 @@ static void fill_paths(const struct nvml_shared *sh, struct nvml_gpu *g)
             snprintf(instance, sizeof(instance), "/ci%u", g->compute_instance);
         snprintf(file, sizeof(file), "%s/driver/nvidia/capabilities/gpu%d/mig/gi%u%s/access",
                  sh->proc_root, g->minor, g->gpu_instance, instance);
-        if (path_read_all(AT_FDCWD, file, 4096, &text, &len, NULL) < 0 ||
-            sscanf(text, "DeviceFileMinor: %d", &number) != 1)
-            continue;
-        g->own_path = g->path_count;
-        add_path(g, "%s/nvidia-caps/nvidia-cap%d", sh->dev_root, number);
+        if (path_read_all(AT_FDCWD, file, 4096, &text, &len, NULL) == 0 &&
+            sscanf(text, "DeviceFileMinor: %d", &number) == 1 &&
+            add_path(g, true, "%s/nvidia-caps/nvidia-cap%d", sh->dev_root, number))
+            g->own_path = g->path_count - 1;
     }
+}
+
+/* The device nodes that a process must open. nvidia-uvm comes with its module, which the first
+ * program that computes may load. */
+static void fill_paths(const struct nvml_shared *sh, struct nvml_gpu *g)
+{
+    if (g->minor < 0)
+        return;
+    add_path(g, false, "%s/nvidia%d", sh->dev_root, g->minor);
+    add_path(g, false, "%s/nvidiactl", sh->dev_root);
+    add_path(g, true, "%s/nvidia-uvm", sh->dev_root);
+    add_path(g, true, "%s/nvidia-uvm-tools", sh->dev_root);
+    if (g->is_mig)
+        add_capabilities(sh, g);
 }
 
 static nvml_return_t note_code(struct nvml_gpu *g, nvml_return_t code)
@@ -449,8 +463,7 @@ static bool is_about(const nvml_event_t *ev, const struct nvml_gpu *g, const cha
                                                    g->compute_instance == ev->compute_instance);
 }
 
-static void take_event(struct nvml_looker *l, const struct nvml_snapshot *s,
-                       const nvml_event_t *ev)
+static void take_event(struct nvml_looker *l, const struct nvml_snapshot *s, const nvml_event_t *ev)
 {
     const char *what = "double bit ECC error";
     char text[NVML_FAULT_BYTES], bus[32] = "";

@@ -417,7 +417,7 @@ nvml_return_t nvmlEventSetFree(struct nvmlEventSet_st *set)
 nvml_return_t nvmlDeviceRegisterEvents(struct nvmlDevice_st *d, unsigned long long types,
                                        struct nvmlEventSet_st *set)
 {
-    set->registered++;
+    __atomic_add_fetch(&set->registered, 1, __ATOMIC_SEQ_CST);
     return types & NVML_EVENT_XID ? NVML_OK : NVML_INVALID_ARGUMENT;
 }
 
@@ -449,7 +449,7 @@ nvml_return_t nvmlEventSetWait_v2(struct nvmlEventSet_st *set, nvml_event_t *ev,
                                   unsigned timeout_ms)
 {
     struct timespec pause = {.tv_nsec = 5000000};
-    if (!set->registered)
+    if (!__atomic_load_n(&set->registered, __ATOMIC_SEQ_CST))
         return NVML_INVALID_ARGUMENT;
     for (unsigned waited_ms = 0; waited_ms < timeout_ms; waited_ms += 5) {
         struct machine *m = enter("nvmlEventSetWait");

@@ -213,6 +213,9 @@ static void test_mig(void **state)
     make_dirs("proc/driver/nvidia/capabilities/gpu0/mig/gi2/ci0");
     write_at("proc/driver/nvidia/capabilities/gpu0/mig/gi2/access", "DeviceFileMinor: 21\n");
     write_at("proc/driver/nvidia/capabilities/gpu0/mig/gi2/ci0/access", "DeviceFileMinor: 22\n");
+    make_dirs("dev/nvidia-caps");
+    write_at("dev/nvidia-caps/nvidia-cap21", "");
+    write_at("dev/nvidia-caps/nvidia-cap22", "");
     machine("gpu GPU-0 bus=11 minor=0 model=A100 mig\ngpu GPU-1 bus=21 minor=1 mig\n"
             "mig MIG-b parent=GPU-0 gi=3 ci=0 memory=5120\nmig MIG-a parent=GPU-0 gi=2 ci=0\n");
     open_source(FAKE_NVML_SO, 0, 0);
@@ -429,9 +432,7 @@ static void test_open_descriptors(void **state)
     char path[128], uvm[128];
     int ready[2], go[2], status;
     char c;
-    make_dirs("dev");
     write_at("dev/nvidia5", "");
-    write_at("dev/nvidia-uvm", "");
     snprintf(path, sizeof(path), "%s/dev/nvidia5", dir);
     snprintf(uvm, sizeof(uvm), "%s/dev/nvidia-uvm", dir);
     machine("gpu GPU-0 bus=1 minor=5\n");
@@ -514,6 +515,9 @@ int main(void)
         snprintf(path, sizeof(path), "%s/%s", dir, roots[i][1]);
         setenv(roots[i][0], path, 1);
     }
+    make_dirs("dev");
+    write_at("dev/nvidia-uvm", "");
+    write_at("dev/nvidia-uvm-tools", "");
     int failed = cmocka_run_group_tests_name("device_nvml", tests, NULL, NULL);
     char *const argv[] = {"rm", "-rf", dir, NULL};
     if (fork() == 0)
