@@ -9,7 +9,7 @@
 #include "scheduler/coord_trust.h"
 
 static const char *const state_names[] = {"OPENING", "LIVE", "CLOSED"};
-static const char *const event_names[] = {"HELLO", "MESSAGE", "REPLACED", "LOST"};
+static const char *const event_names[] = {"HELLO", "MESSAGE", "REPLACED", "REFUSED", "LOST"};
 static const char *const effect_names[] = {"bind node", "take message", "end call", "tell node"};
 
 /* Eras are numbers of the store, which are signed, and one may be followed by many. They begin at
@@ -40,14 +40,17 @@ static const struct lifecycle_row rows[] = {
     MOVE(OPENING, HELLO, LIVE, EFFECT_BIND),
     REFUSE(OPENING, MESSAGE, "the first message of a session must be Hello"),
     IGNORE(OPENING, REPLACED, "it has no node yet"),
+    MOVE(OPENING, REFUSED, CLOSED, 0),
     MOVE(OPENING, LOST, CLOSED, 0),
     REFUSE(LIVE, HELLO, "a session has one Hello"),
     MOVE(LIVE, MESSAGE, LIVE, EFFECT_TAKE),
     MOVE(LIVE, REPLACED, CLOSED, EFFECT_END | EFFECT_TELL_NODE),
+    MOVE(LIVE, REFUSED, CLOSED, EFFECT_TELL_NODE),
     MOVE(LIVE, LOST, CLOSED, EFFECT_TELL_NODE),
     IGNORE(CLOSED, HELLO, "the session is over"),
     IGNORE(CLOSED, MESSAGE, "the session is over"),
     IGNORE(CLOSED, REPLACED, "the session is over"),
+    IGNORE(CLOSED, REFUSED, "the session is over"),
     IGNORE(CLOSED, LOST, "the session is over"),
 };
 
@@ -376,15 +379,15 @@ static void node_describe(struct coord *c, struct node *n, const Accel__V1__Hell
     n->memory_bytes = h->node->memory_bytes;
 }
 
+static void session_apply(struct coord *c, struct call *session, enum session_event ev,
+                          const Accel__V1__AgentUp *up);
+
+/* The agent has said what cannot be, or what it may not say. */
 static void session_refuse(struct coord *c, struct call *session, int code, const char *text)
 {
     out_fail(c, session->id, code, "%s", text);
-    session->session_state = SESSION_CLOSED;
-    call_free(c, session);
+    session_apply(c, session, SESSION_EV_REFUSED, NULL);
 }
-
-static void session_apply(struct coord *c, struct call *session, enum session_event ev,
-                          const Accel__V1__AgentUp *up);
 
 static int compare_names(const void *a, const void *b)
 {
@@ -518,18 +521,6 @@ static const char *hello_lie(struct coord *c, const struct call *session, const 
     return NULL;
 }
 
-/* The agent has said what cannot be. */
-static void session_break(struct coord *c, struct call *session, const char *why)
-{
-    struct node *n = session->node;
-
-    if (n)
-        n->session = NULL;
-    session_refuse(c, session, ACCEL_EPROTO, why);
-    if (n)
-        node_apply(c, n, NODE_EV_SESSION_LOST);
-}
-
 static void session_apply(struct coord *c, struct call *session, enum session_event ev,
                           const Accel__V1__AgentUp *up)
 {
@@ -542,7 +533,7 @@ static void session_apply(struct coord *c, struct call *session, enum session_ev
                       : ev == SESSION_EV_MESSAGE    ? message_problem(up)
                                                     : NULL;
     if (why) {
-        session_break(c, session, why);
+        session_refuse(c, session, ACCEL_EPROTO, why);
         return;
     }
     if (ev == SESSION_EV_HELLO) {

@@ -183,6 +183,7 @@ enum session_event {
     SESSION_EV_HELLO,
     SESSION_EV_MESSAGE,
     SESSION_EV_REPLACED,
+    SESSION_EV_REFUSED,
     SESSION_EV_LOST,
     SESSION_EVENT_COUNT
 };
@@ -343,6 +344,10 @@ struct job_event_data { /* what comes with JOB_EV_CANCEL (kill) */
 };
 void job_apply(struct coord *c, struct job *j, enum job_event ev,
                const struct job_event_data *data);
+/* While loading, where no effect of a move is wanted: the state of its row, and that of a waiting
+ * job whose attempt turns out to be open. RUNNING is soft: agents tell it again. */
+void job_load_state(struct job *j, uint8_t state);
+void job_take_up(struct coord *c, struct job *j);
 const char *job_state_name(uint8_t state);
 Accel__V1__JobState job_state_to_proto(uint8_t state);
 uint8_t job_state_from_proto(uint32_t state);

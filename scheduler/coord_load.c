@@ -47,9 +47,7 @@ static void load_job(struct coord *c, const struct record_job *r)
     struct environment *env = NULL;
     uint8_t request_id[LIMIT_REQUEST_ID_BYTES] = {0};
 
-    j->state = job_state_from_proto(r->state);
-    if (j->state == JOB_RUNNING)
-        j->state = JOB_STARTING;
+    job_load_state(j, job_state_from_proto(r->state));
     j->user = user_intern(c, r->uid, r->user);
     j->gid = r->gid;
     j->submit_ms = r->submit_ms;
@@ -274,10 +272,8 @@ static void take_up_attempt(struct coord *c, struct job *j)
     struct attempt *a = attempt_find(j, 0);
 
     CHECK(a && a->number == j->run->attempt && a->share_count);
-    if (j->state == JOB_PENDING) { /* its row was not written again when the attempt was */
-        queue_remove(c, j);
-        j->state = JOB_STARTING;
-    }
+    if (j->state == JOB_PENDING) /* its row was not written again when the attempt was */
+        job_take_up(c, j);
     for (size_t i = 0; i < a->share_count; i++) {
         struct share *s = &a->shares[i];
         s->ended = false;

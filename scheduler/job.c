@@ -415,6 +415,18 @@ void job_check(const struct job *j)
     }
 }
 
+void job_load_state(struct job *j, uint8_t state)
+{
+    j->state = state == JOB_RUNNING ? JOB_STARTING : state;
+}
+
+void job_take_up(struct coord *c, struct job *j)
+{
+    CHECK(j->state == JOB_PENDING);
+    queue_remove(c, j);
+    j->state = JOB_STARTING;
+}
+
 static void run_effects(struct coord *c, struct job *j, const struct lifecycle_row *row,
                         enum job_event ev)
 {
