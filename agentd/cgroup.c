@@ -7,6 +7,7 @@
  */
 #include "agentd/cgroup.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
@@ -99,10 +100,10 @@ static bool root_open(struct cgroup_root *root)
     return root->fd >= 0;
 }
 
-static bool root_try(struct cgroup_root *root, const char *base, const char *below, uint64_t hash)
+static bool root_try(struct cgroup_root *root, const char *base, const char *below,
+                     const char *name)
 {
-    int len = snprintf(root->path, sizeof(root->path), "%s%s/accel-%u-%016" PRIx64, base, below,
-                       (unsigned)geteuid(), hash);
+    int len = snprintf(root->path, sizeof(root->path), "%s%s/%s", base, below, name);
     if (len < 0 || (size_t)len >= sizeof(root->path)) {
         return false;
     }
@@ -115,18 +116,24 @@ static bool root_try(struct cgroup_root *root, const char *base, const char *bel
     return false;
 }
 
+void cgroup_parent_name(const char *attempts_dir, char *name, size_t size)
+{
+    snprintf(name, size, "accel-%u-%016" PRIx64, (unsigned)geteuid(), fnv1a(attempts_dir));
+}
+
 bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir)
 {
     const char *base = find_unified();
     char own[PATH_MAX];
-    uint64_t hash = fnv1a(attempts_dir);
+    char name[64];
+    cgroup_parent_name(attempts_dir, name, sizeof(name));
     root->fd = -1;
     root->path[0] = '\0';
     if (base == NULL) {
         return false;
     }
     own_cgroup(own, sizeof(own));
-    return root_try(root, base, own, hash) || (own[0] != '\0' && root_try(root, base, "", hash));
+    return root_try(root, base, own, name) || (own[0] != '\0' && root_try(root, base, "", name));
 }
 
 void cgroup_root_done(struct cgroup_root *root)
@@ -154,6 +161,74 @@ int cgroup_make(struct cgroup_root *root, const char *name)
     }
     fd = openat(root->fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return fd < 0 ? -errno : fd;
+}
+
+int cgroup_split(int cgroup_fd, uid_t uid, int *ret_shim_fd, int *ret_ranks_fd)
+{
+    static const char *const names[] = {"shim", "ranks"};
+    int fds[2];
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (mkdirat(cgroup_fd, names[i], 0755) < 0 && errno != EEXIST) {
+            return -errno;
+        }
+    }
+    /* Where it may put a process, what it shares with where that comes from, and the way to end
+     * all. */
+    if (fchownat(cgroup_fd, "cgroup.procs", uid, (gid_t)-1, 0) < 0 ||
+        fchownat(cgroup_fd, "ranks/cgroup.procs", uid, (gid_t)-1, 0) < 0 ||
+        fchownat(cgroup_fd, "ranks/cgroup.kill", uid, (gid_t)-1, 0) < 0) {
+        return -errno;
+    }
+    fds[0] = openat(cgroup_fd, names[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    fds[1] = openat(cgroup_fd, names[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fds[0] < 0 || fds[1] < 0) {
+        int r = -errno;
+        base_close_fd(&fds[0]);
+        base_close_fd(&fds[1]);
+        return r;
+    }
+    *ret_shim_fd = fds[0];
+    *ret_ranks_fd = fds[1];
+    return 0;
+}
+
+int cgroup_remove_split(const struct cgroup_root *root, const char *name)
+{
+    static const char *const below[] = {"/shim", "/ranks", ""};
+    char path[96];
+    for (size_t i = 0; i < ARRAY_LEN(below); i++) {
+        snprintf(path, sizeof(path), "%s%s", name, below[i]);
+        if (unlinkat(root->fd, path, AT_REMOVEDIR) < 0 && errno != ENOENT && errno != ENODEV) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+void cgroup_remove_empty(const struct cgroup_root *root)
+{
+    int fd = openat(root->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    struct dirent *e;
+    while (dir != NULL && (e = readdir(dir)) != NULL) {
+        if (e->d_type == DT_DIR && e->d_name[0] != '.') {
+            (void)cgroup_remove_split(root, e->d_name); /* those with processes in them stay */
+        }
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+}
+
+int cgroup_fork(int cgroup_fd)
+{
+    struct clone_args args = {
+        .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)cgroup_fd};
+    long pid = cgroup_fd >= 0 ? syscall(SYS_clone3, &args, sizeof(args)) : -1;
+    if (pid < 0) {
+        pid = fork();
+    }
+    return pid < 0 ? -errno : (int)pid;
 }
 
 bool cgroup_kill(int cgroup_fd)

@@ -10,6 +10,7 @@
 #define ACCEL_AGENTD_CGROUP_H
 
 #include <limits.h>
+#include <sys/types.h>
 
 #include "common/base.h"
 
@@ -18,12 +19,24 @@ struct cgroup_root {
     char path[PATH_MAX];
 };
 
+/* The last part of the parent's path. */
+void cgroup_parent_name(const char *attempts_dir, char *name, size_t size);
 /* Finds or makes the parent and tries it with a process. False where cgroups cannot be used. */
 bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir);
 /* Removes the parent if no attempt lives in it. */
 void cgroup_root_done(struct cgroup_root *root);
 /* Makes PARENT/name, empty; returns its descriptor or -errno. */
 int cgroup_make(struct cgroup_root *root, const char *name);
+/* For a shim that is not root: PARENT/name/{shim,ranks}, where a process of `uid` in the first may
+ * make processes in the second and kill what is there. It cannot leave PARENT/name, and limits that
+ * are set there are out of its reach. 0 and the two descriptors, or -errno. */
+int cgroup_split(int cgroup_fd, uid_t uid, int *ret_shim_fd, int *ret_ranks_fd);
+/* Removes PARENT/name with the two; 0 or -errno as cgroup_remove. */
+int cgroup_remove_split(const struct cgroup_root *root, const char *name);
+/* Removes the empty groups of attempts that an earlier accel-spawn has left. */
+void cgroup_remove_empty(const struct cgroup_root *root);
+/* fork() into a cgroup (-1, or a kernel that cannot: as the parent). The pid, 0, or -errno. */
+int cgroup_fork(int cgroup_fd);
 /* SIGKILL to all in it, atomically; they may be still dying on return. False: it did not work. */
 bool cgroup_kill(int cgroup_fd);
 /* Removes PARENT/name: 0 is the proof that no process is in it (or it never was there), else -errno

@@ -19,6 +19,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "agentd/limits_cgroup.h"
 #include "agentd/procfs.h"
 #include "agentd/shim_internal.h"
 #include "agentd/spawn_internal.h"
@@ -130,6 +131,7 @@ static void finish_record(struct shim *s)
     record.start_failed = s->start_failed;
     record.text = s->start_text != NULL ? s->start_text : record.text;
     record.stop_cause = s->stop_cause;
+    record.oom_killed = limits_oom_kills(s->start->limits->oom_fd) > 0;
     if (write_record(s, &record) < 0) {
         /* The disk is full: the tails go, the rest fits in the room that was kept. */
         for (size_t i = 0; i < s->rank_count; i++) {
@@ -285,11 +287,12 @@ static void close_others(int *keep, size_t n)
 static void close_inherited(const struct shim_start *start)
 {
     size_t n = 0;
-    AUTO_FREE int *keep = xcalloc(start->claim_count + 5, sizeof(*keep));
+    AUTO_FREE int *keep = xcalloc(start->claim_count + 6, sizeof(*keep));
     keep[n++] = start->dir_fd;
     keep[n++] = start->listen_fd;
     keep[n++] = start->conn_fd;
     keep[n++] = start->cgroup_fd;
+    keep[n++] = start->limits->oom_fd;
     keep[n++] = start->cgroups != NULL ? start->cgroups->fd : -1;
     for (size_t i = 0; i < start->claim_count; i++) {
         keep[n++] = start->claim_fds[i];

@@ -73,6 +73,7 @@ int spawn_run(int fd, const char *attempts_dir, const struct identity_rules *rul
 
 struct cgroup_root;
 struct identity;
+struct limits;
 /* What a shim gets from accel-spawn. Descriptors not named here are closed. */
 struct shim_start {
     Accel__V1__AttemptSpec *spec;
@@ -82,8 +83,11 @@ struct shim_start {
     int conn_fd;              /* the shim's end of the socketpair to acceld, or -1 */
     const int *claim_fds;     /* held for life */
     size_t claim_count;
-    struct cgroup_root *cgroups;     /* NULL: none */
-    int cgroup_fd;                   /* directory of the ranks' cgroup, or -1 */
+    struct cgroup_root *cgroups; /* NULL: none */
+    int cgroup_fd;               /* directory of the ranks' cgroup, or -1 */
+    bool is_cgroup_split;        /* it is JOB.N/ranks, we are in JOB.N/shim: not ours to remove */
+    const struct limits *limits; /* what is enforced; its oom_fd is kept */
+    const char *oom_score_adj;   /* what ranks have, NULL: as we have */
     const struct identity *identity; /* what the shim is by now, if is_switched */
     uid_t agent_uid;                 /* acceld's: it may connect */
     mode_t file_mode;                /* of what the shim writes for acceld */

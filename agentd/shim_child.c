@@ -187,6 +187,10 @@ static void child_run(void *arg)
         child_fail(c, CHILD_CWD);
     }
     set_limits(s);
+    if (s->start->oom_score_adj != NULL) {
+        int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+        (void)!write(fd, s->start->oom_score_adj, strlen(s->start->oom_score_adj));
+    }
     /* Every handler is the default (signals_reset). All was blocked since before the birth, so a
      * signal meant for the rank waits until here and then does what it does by default. */
     sigemptyset(&none);

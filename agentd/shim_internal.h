@@ -63,6 +63,7 @@ struct shim_rank {
     size_t tail_len;
     bool is_reaped;
     bool is_told; /* ShimUp.exited was queued */
+    bool is_oom;  /* the kernel killed it for memory */
     bool stopped;
     int exit_code, signal;
     uint64_t end_boot_ns;
@@ -99,7 +100,8 @@ struct shim {
     size_t rank_live;   /* forked and not reaped */
     size_t *exit_order; /* indices of reaped ranks, in the order of their deaths */
     size_t exit_count;
-    bool is_started; /* every rank runs its program or has failed to; it was said */
+    size_t oom_count; /* ranks that were killed for memory */
+    bool is_started;  /* every rank runs its program or has failed to; it was said */
     bool start_failed;
     char *start_text;
     bool has_no_children; /* the last reaping ended with ECHILD */

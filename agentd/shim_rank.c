@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agentd/limits_cgroup.h"
 #include "agentd/procfs.h"
 #include "agentd/shim_child.h"
 #include "common/clock.h"
@@ -274,6 +275,10 @@ static void rank_reap(struct shim *s, size_t index)
     s->exit_order[s->exit_count++] = index;
     /* It has begun to end before it was told to: a rank that failed to start is no victim. */
     k->stopped = (s->is_stopping || s->phase >= SHIM_KILLING) && k->start_errno == 0;
+    if (k->signal == SIGKILL && limits_oom_kills(s->start->limits->oom_fd) > s->oom_count) {
+        k->is_oom = true; /* the kernel counts before it kills */
+        s->oom_count++;
+    }
     output_drain(s, k);
     if (s->spec->want_stdin && k->spec->rank == 0) {
         wire_close_stdin(s);
@@ -346,6 +351,7 @@ void rank_fill_exit(const struct shim_rank *k, Accel__V1__RankExit *ret_exit)
         x.end_boot_ns = k->end_boot_ns;
         x.end_ms = k->end_ms;
         x.stopped = k->stopped;
+        x.oom_killed = k->is_oom;
         x.stderr_tail = (ProtobufCBinaryData){.len = k->tail_len, .data = k->tail};
     }
     if (k->error != NULL) { /* whether its own exit or our SIGKILL came first */

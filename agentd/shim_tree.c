@@ -83,7 +83,8 @@ size_t tree_kill_children(bool (*keep)(void *ctx, pid_t pid), void *ctx)
  * with the right to; it goes too. */
 static bool cgroup_is_gone(struct shim *s)
 {
-    if (s->cgroup_fd < 0 || cgroup_remove(s->start->cgroups, s->name) != -EBUSY) {
+    bool is_ours = s->cgroup_fd >= 0 && !s->start->is_cgroup_split;
+    if (s->cgroup_fd < 0 || (is_ours && cgroup_remove(s->start->cgroups, s->name) != -EBUSY)) {
         base_close_fd(&s->cgroup_events_fd); /* of a removed group it would be ready for ever */
         s->cgroup_events_fd = -1;
         return true;
@@ -102,7 +103,9 @@ static bool cgroup_is_gone(struct shim *s)
     }
     base_close_fd(&s->cgroup_events_fd);
     s->cgroup_events_fd = -1;
-    cgroup_remove(s->start->cgroups, s->name);
+    if (is_ours) {
+        cgroup_remove(s->start->cgroups, s->name);
+    }
     return true;
 }
 

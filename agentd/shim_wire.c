@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agentd/limits_cgroup.h"
 #include "agentd/shim_internal.h"
 
 /* The largest that acceld has for us: an exchange. */
@@ -42,8 +43,19 @@ static void send_up(struct shim *s, Accel__V1__ShimUp *up)
     }
 }
 
+/* What is enforced, for people: borrowed from s. */
+static size_t limit_texts(const struct shim *s, char **texts)
+{
+    struct limits *limits = (struct limits *)s->start->limits;
+    for (size_t i = 0; i < limits->text_count; i++) {
+        texts[i] = limits->texts[i];
+    }
+    return limits->text_count;
+}
+
 static void send_hello(struct shim *s)
 {
+    char *texts[LIMIT_TEXTS];
     Accel__V1__ShimUp up = ACCEL__V1__SHIM_UP__INIT;
     Accel__V1__ShimHello hello = ACCEL__V1__SHIM_HELLO__INIT;
     AUTO_FREE Accel__V1__RankExit *exits = xcalloc(s->spec->n_ranks, sizeof(*exits));
@@ -60,6 +72,8 @@ static void send_hello(struct shim *s)
     hello.started = s->is_started;
     hello.n_ranks = s->rank_count;
     hello.ranks = list;
+    hello.n_limits = limit_texts(s, texts);
+    hello.limits = texts;
     up.body_case = ACCEL__V1__SHIM_UP__BODY_HELLO;
     up.hello = &hello;
     send_up(s, &up);
@@ -152,6 +166,7 @@ void wire_send_started(struct shim *s)
 {
     Accel__V1__ShimUp up = ACCEL__V1__SHIM_UP__INIT;
     Accel__V1__ShimStarted started = ACCEL__V1__SHIM_STARTED__INIT;
+    char *texts[LIMIT_TEXTS];
     AUTO_FREE Accel__V1__RankExit *exits = xcalloc(s->rank_count, sizeof(*exits));
     AUTO_FREE Accel__V1__RankExit **list = xcalloc(s->rank_count, sizeof(*list));
     for (size_t i = 0; i < s->rank_count; i++) {
@@ -168,6 +183,8 @@ void wire_send_started(struct shim *s)
     }
     started.n_ranks = s->rank_count;
     started.ranks = list;
+    started.n_limits = limit_texts(s, texts);
+    started.limits = texts;
     up.body_case = ACCEL__V1__SHIM_UP__BODY_STARTED;
     up.started = &started;
     s->is_corked = false;

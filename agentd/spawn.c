@@ -88,7 +88,8 @@ static void reply_failed(struct spawn *sp, const Accel__V1__AttemptSpec *spec,
 /* What is open for an attempt while its shim is made. */
 struct attempt_files {
     char name[40];
-    int dir_fd, listen_fd, cgroup_fd;
+    int dir_fd, listen_fd;
+    struct spawn_groups groups;
     int *claim_fds;
     size_t claim_count;
     struct identity identity;
@@ -98,7 +99,7 @@ static void files_close(struct attempt_files *f)
 {
     base_close_fd(&f->dir_fd);
     base_close_fd(&f->listen_fd);
-    base_close_fd(&f->cgroup_fd);
+    spawn_groups_close(&f->groups);
     for (size_t i = 0; i < f->claim_count; i++) {
         base_close_fd(&f->claim_fds[i]);
     }
@@ -299,11 +300,8 @@ static int make_files(struct spawn *sp, const Accel__V1__AttemptSpec *spec, stru
     if (r == 0) {
         r = give_directory(f, err);
     }
-    if (r == 0 && sp->has_cgroups) {
-        f->cgroup_fd = cgroup_make(&sp->cgroups, f->name);
-        if (f->cgroup_fd < 0) {
-            f->cgroup_fd = -1; /* the shim keeps the tree together without it */
-        }
+    if (r == 0) {
+        spawn_limits_make(sp, f->name, spec, &f->identity, &f->groups);
     }
     return r;
 }
@@ -342,17 +340,21 @@ static void become(const struct attempt_files *f)
                 (unsigned)f->identity.uid, strerror(-r));
         _exit(1);
     }
+    if (f->identity.is_switched) {
+        prctl(PR_SET_DUMPABLE, 1); /* else a rank's /proc/self is root's until its exec */
+    }
     for (size_t i = 0; i < f->claim_count && f->identity.is_switched; i++) {
         (void)listen(f->claim_fds[i], CLAIM_BACKLOG); /* so that it says whose it is */
     }
 }
 
-static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, const struct attempt_files *f,
+static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, struct attempt_files *f,
                      int conn_fd, struct accel_error *err)
 {
     pid_t self = getpid();
-    pid_t pid = fork();
+    pid_t pid = cgroup_fork(f->groups.shim_fd);
     if (pid == 0) {
+        spawn_limits_enter(sp, spec, &f->identity, &f->groups);
         struct shim_start start = {
             .spec = spec,
             .attempts_dir = sp->dir,
@@ -362,7 +364,10 @@ static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, const struc
             .claim_fds = f->claim_fds,
             .claim_count = f->claim_count,
             .cgroups = sp->has_cgroups ? &sp->cgroups : NULL,
-            .cgroup_fd = f->cgroup_fd,
+            .cgroup_fd = f->groups.ranks_fd,
+            .is_cgroup_split = f->groups.is_split,
+            .limits = &f->groups.limits,
+            .oom_score_adj = f->groups.is_shielded ? sp->oom_score_adj : NULL,
             .identity = &f->identity,
             .agent_uid = sp->rules.agent_uid,
             .file_mode = f->identity.is_switched ? 0640 : 0600,
@@ -373,7 +378,7 @@ static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, const struc
         shim_run(&start);
     }
     if (pid < 0) {
-        return error_sys(err, errno, "cannot make a process for the attempt's shim");
+        return error_sys(err, -pid, "cannot make a process for the attempt's shim");
     }
     shim_add(sp, pid, spec);
     Accel__V1__SpawnReply reply = ACCEL__V1__SPAWN_REPLY__INIT;
@@ -387,7 +392,13 @@ static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, const struc
 
 static void on_start(struct spawn *sp, Accel__V1__AttemptSpec *spec)
 {
-    struct attempt_files f = {.dir_fd = -1, .listen_fd = -1, .cgroup_fd = -1};
+    struct attempt_files f = {
+        .dir_fd = -1,
+        .listen_fd = -1,
+        .groups = {.ranks_fd = -1,
+                   .shim_fd = -1,
+                   .limits = {.join_fds = {-1, -1, -1, -1}, .oom_fd = -1}},
+    };
     struct accel_error err = {0};
     bool exists = false;
     AUTO_CLOSE int conn_fd = -1;
@@ -400,8 +411,8 @@ static void on_start(struct spawn *sp, Accel__V1__AttemptSpec *spec)
         r = fork_shim(sp, spec, &f, conn_fd, &err);
     }
     if (r < 0) {
-        if (f.cgroup_fd >= 0) {
-            cgroup_remove(&sp->cgroups, f.name);
+        if (!exists) {
+            spawn_limits_remove(sp, f.name);
         }
         reply_failed(sp, spec, &err, exists);
     }
@@ -412,6 +423,7 @@ static void on_remove(struct spawn *sp, const Accel__V1__SpawnSweep *which)
 {
     char name[40];
     snprintf(name, sizeof(name), "%" PRIu64 ".%u", which->job_id, which->attempt);
+    spawn_limits_remove(sp, name); /* a shim that outlived its accel-spawn left them */
     if (!remove_tree(sp->dir_fd, name)) {
         dprintf(2, "accel-spawn: cannot remove all of %s/%s: remove what is left by hand\n",
                 sp->dir, name);
@@ -489,6 +501,18 @@ static void on_request(struct spawn *sp)
 
 /* ---- children ---- */
 
+/* What a shim cannot remove: it is in it, or is not root. What is not empty waits for the sweep. */
+static void remove_groups(struct spawn *sp, uint64_t job_id, uint32_t attempt)
+{
+    char name[40];
+    snprintf(name, sizeof(name), "%" PRIu64 ".%u", job_id, attempt);
+    if (sp->rules.is_switching) {
+        spawn_limits_remove(sp, name);
+    } else {
+        (void)limits_remove(&sp->limits, name);
+    }
+}
+
 static void on_child(struct spawn *sp, pid_t pid, int status)
 {
     size_t i = 0;
@@ -501,6 +525,7 @@ static void on_child(struct spawn *sp, pid_t pid, int status)
     }
     struct spawn_shim shim = sp->shims[i];
     sp->shims[i] = sp->shims[--sp->shim_count];
+    remove_groups(sp, shim.job_id, shim.attempt);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
         return; /* it has told acceld itself, and nothing is left */
     }
@@ -582,6 +607,7 @@ static int spawn_init(struct spawn *sp, int fd, const char *attempts_dir)
     spawn_epoll(sp, EPOLL_CTL_ADD, sp->fd, EPOLLIN);
     sp->has_cgroups =
         (setting == NULL || strcmp(setting, "0") != 0) && cgroup_root_init(&sp->cgroups, sp->dir);
+    spawn_limits_init(sp);
     return sp->is_over ? -1 : 0;
 }
 
@@ -591,6 +617,7 @@ static void spawn_done(struct spawn *sp)
         close(sp->fds[i]);
     }
     cgroup_root_done(&sp->cgroups);
+    limits_root_done(&sp->limits);
     codec_reader_done(&sp->in);
     arena_done(&sp->request);
     str_done(&sp->out);
@@ -611,6 +638,14 @@ int spawn_run(int fd, const char *attempts_dir, const struct identity_rules *rul
     ready.kind = ACCEL__V1__SPAWN_REPLY__KIND__READY;
     ready.pid = (uint32_t)getpid();
     ready.isolation = (char *)(sp->has_cgroups ? "cgroup2" : "none");
+    char texts[LIMIT_KINDS][LIMIT_TEXT_BYTES];
+    char *lines[LIMIT_KINDS];
+    limits_describe(&sp->limits, texts);
+    for (size_t i = 0; i < LIMIT_KINDS; i++) {
+        lines[i] = texts[i];
+    }
+    ready.limits = lines;
+    ready.n_limits = LIMIT_KINDS;
     spawn_reply(sp, &ready);
     flush(sp);
     while (!sp->is_over) {

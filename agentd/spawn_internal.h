@@ -11,6 +11,7 @@
 
 #include "agentd/cgroup.h"
 #include "agentd/identity.h"
+#include "agentd/limits_cgroup.h"
 #include "agentd/shim.h"
 #include "common/arena.h"
 #include "common/codec.h"
@@ -32,6 +33,14 @@ struct spawn_shim {
     uint32_t attempt;
 };
 
+/* Where an attempt's processes are. */
+struct spawn_groups {
+    int ranks_fd, shim_fd; /* of cgroup version 2; -1: none, shim_fd -1: as accel-spawn */
+    bool is_split;
+    bool is_shielded; /* the shim is not to be killed for memory, and ranks are */
+    struct limits limits;
+};
+
 /* One SWEEP that is not answered yet. */
 struct spawn_sweep {
     uint64_t job_id;
@@ -47,7 +56,9 @@ struct spawn {
     char dir[PATH_MAX]; /* canonical */
     bool has_cgroups;
     struct cgroup_root cgroups;
-    struct rlimit nofile; /* as we found it */
+    struct limits_root limits;
+    char oom_score_adj[16]; /* as we found it */
+    struct rlimit nofile;   /* as we found it */
     struct identity_rules rules;
     struct codec_reader in;
     struct arena request; /* the one being carried out; after the fork the shim's spec lies in it */
@@ -66,6 +77,18 @@ struct spawn {
 /* spawn.c */
 void spawn_reply(struct spawn *sp, Accel__V1__SpawnReply *reply);
 void spawn_epoll(struct spawn *sp, int op, int fd, uint32_t events);
+
+/* spawn_limits.c: what an attempt's processes are put into, as root, and rid of */
+void spawn_limits_init(struct spawn *sp);
+/* The attempt's groups, with the limits that spec asks for. Never fails: see limits->texts. */
+void spawn_limits_make(struct spawn *sp, const char *name, const Accel__V1__AttemptSpec *spec,
+                       const struct identity *id, struct spawn_groups *ret);
+/* In the child of the fork, still root: joins them, shields the shim, makes /tmp its own. */
+void spawn_limits_enter(struct spawn *sp, const Accel__V1__AttemptSpec *spec,
+                        const struct identity *id, struct spawn_groups *g);
+void spawn_groups_close(struct spawn_groups *g);
+/* Nothing of the attempt lives any more (else what is not empty stays). */
+void spawn_limits_remove(struct spawn *sp, const char *name);
 
 /* spawn_sweep.c */
 void sweep_add(struct spawn *sp, uint64_t job_id, uint32_t attempt);

@@ -166,10 +166,20 @@ static size_t kill_shim(struct spawn *sp, const struct spawn_sweep *sw, int *pid
     return 1;
 }
 
+static int remove_group(const char *path)
+{
+    char below[PATH_MAX + 96];
+    snprintf(below, sizeof(below), "%s/shim", path); /* of a split one */
+    rmdir(below);
+    snprintf(below, sizeof(below), "%s/ranks", path);
+    rmdir(below);
+    return rmdir(path);
+}
+
 /* 0: the cgroup is gone; 1: something in it was killed and may be dying still. */
 static size_t kill_cgroup(struct spawn *sp, struct spawn_sweep *sw, const char *path)
 {
-    if (path[0] == '\0' || rmdir(path) == 0 || errno != EBUSY) {
+    if (path[0] == '\0' || remove_group(path) == 0 || errno != EBUSY) {
         base_close_fd(&sw->cgroup_events_fd); /* of a removed group it would be ready for ever */
         sw->cgroup_events_fd = -1;
         return 0;
@@ -192,7 +202,7 @@ static size_t kill_cgroup(struct spawn *sp, struct spawn_sweep *sw, const char *
     }
     base_close_fd(&sw->cgroup_events_fd);
     sw->cgroup_events_fd = -1;
-    rmdir(path);
+    (void)remove_group(path);
     return 0;
 }
 
@@ -251,6 +261,7 @@ void sweep_add(struct spawn *sp, uint64_t job_id, uint32_t attempt)
 
 static void sweep_finish(struct spawn *sp, size_t index)
 {
+    char name[40];
     struct spawn_sweep sw = sp->sweeps[index];
     Accel__V1__SpawnReply reply = ACCEL__V1__SPAWN_REPLY__INIT;
     base_close_fd(&sw.pidfd);
@@ -260,6 +271,8 @@ static void sweep_finish(struct spawn *sp, size_t index)
     reply.attempt = sw.attempt;
     reply.kind = ACCEL__V1__SPAWN_REPLY__KIND__SWEPT;
     spawn_reply(sp, &reply);
+    snprintf(name, sizeof(name), "%" PRIu64 ".%u", sw.job_id, sw.attempt);
+    (void)limits_remove(&sp->limits, name);
 }
 
 void sweep_advance(struct spawn *sp)

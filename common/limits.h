@@ -19,6 +19,9 @@
 #define LIMIT_SPEC_BYTES (8u << 20)
 #define LIMIT_PROCS_PER_NODE 4096u /* beyond any machine of today; refused */
 #define LIMIT_NODES_PER_JOB 16384u /* same */
+/* processes and threads of an attempt on a node where users share it and the job asks for none; the
+ * kernel then says EAGAIN to fork. 128 ranks with 200 threads each fit */
+#define LIMIT_ATTEMPT_PIDS 32768u
 #define LIMIT_RESTARTS 10000u /* --max-restarts; refused above */
 /* not ended, in one coordinator; submit is refused with RESOURCE_EXHAUSTED */
 #define LIMIT_LIVE_JOBS 100000u
