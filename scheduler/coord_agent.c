@@ -260,6 +260,7 @@ static void take_message(struct coord *c, struct call *session, const Accel__V1_
 {
     struct node *n = session->node;
 
+    trust_watch(c, n, up);
     switch (up->body_case) {
     case ACCEL__V1__AGENT_UP__BODY_REPORT:
         if (up->report->body_case == ACCEL__V1__REPORT__BODY_STARTED)
@@ -268,8 +269,8 @@ static void take_message(struct coord *c, struct call *session, const Accel__V1_
             report_ended(c, n, up->report->ended);
         send_ack(c, session, up->report->seq);
         break;
-    case ACCEL__V1__AGENT_UP__BODY_LOG_DATA: logs_answer(c, up->log_data); break;
-    case ACCEL__V1__AGENT_UP__BODY_INPUT_DONE: input_answer(c, up->input_done); break;
+    case ACCEL__V1__AGENT_UP__BODY_LOG_DATA: logs_answer(c, n, up->log_data); break;
+    case ACCEL__V1__AGENT_UP__BODY_INPUT_DONE: input_answer(c, n, up->input_done); break;
     case ACCEL__V1__AGENT_UP__BODY_BEAT:
         if (up->beat->n_devices) {
             node_set_devices(c, n, up->beat->devices, up->beat->n_devices);

@@ -424,8 +424,9 @@ void call_session(struct coord *c, const struct coord_event *ev); /* any rpc_typ
 /* Forgets the node: its session ends, what runs there is lost. Returns how many attempts were. */
 uint32_t node_remove(struct coord *c, struct node *n);
 void logs_attempt_changed(struct coord *c, struct job *j);        /* parked reads may go on */
-void logs_answer(struct coord *c, const Accel__V1__LogData *msg);
-void input_answer(struct coord *c, const Accel__V1__InputDone *msg);
+/* n: who says so; an answer to what another was asked is none. */
+void logs_answer(struct coord *c, const struct node *n, const Accel__V1__LogData *msg);
+void input_answer(struct coord *c, const struct node *n, const Accel__V1__InputDone *msg);
 void node_fail_calls(struct coord *c, struct node *n, const char *why);
 void node_fail_parked(struct coord *c, struct node *n, const char *why);
 void node_resume_parked(struct coord *c, struct node *n);

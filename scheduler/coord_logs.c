@@ -157,12 +157,12 @@ static struct call *call_of(struct coord *c, uint64_t id, enum call_kind kind)
     return call && call->kind == kind ? call : NULL;
 }
 
-void logs_answer(struct coord *c, const Accel__V1__LogData *msg)
+void logs_answer(struct coord *c, const struct node *n, const Accel__V1__LogData *msg)
 {
     struct call *call = call_of(c, msg->id, CALL_LOG);
 
-    if (!call || !call->node)
-        return; /* cancelled meanwhile */
+    if (!call || call->node != n)
+        return; /* cancelled meanwhile, or not asked of it */
     uint64_t id = call->id;
     call_free(c, call);
     if (msg->code || !msg->reply)
@@ -212,11 +212,11 @@ void call_input(struct coord *c, const struct coord_event *ev)
     node_send(c, call->node, &down);
 }
 
-void input_answer(struct coord *c, const Accel__V1__InputDone *msg)
+void input_answer(struct coord *c, const struct node *n, const Accel__V1__InputDone *msg)
 {
     struct call *call = call_of(c, msg->id, CALL_INPUT);
 
-    if (!call)
+    if (!call || call->node != n)
         return;
     uint64_t id = call->id;
     call_free(c, call);

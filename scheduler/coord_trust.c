@@ -74,6 +74,46 @@ const uint64_t *coord_refused(const struct coord *c)
     return c->trust->refused;
 }
 
+static const Accel__V1__AttemptRef *ref_of(const Accel__V1__AgentUp *up)
+{
+    switch (up->body_case) {
+    case ACCEL__V1__AGENT_UP__BODY_REPORT:
+        if (up->report->body_case == ACCEL__V1__REPORT__BODY_STARTED)
+            return up->report->started->ref;
+        return up->report->body_case == ACCEL__V1__REPORT__BODY_ENDED ? up->report->ended->ref
+                                                                      : NULL;
+    case ACCEL__V1__AGENT_UP__BODY_PREPARED: return up->prepared->ref;
+    case ACCEL__V1__AGENT_UP__BODY_FENCE: return up->fence->ref;
+    default: return NULL;
+    }
+}
+
+static bool is_forged(const struct coord *c, const struct node *n, const Accel__V1__AttemptRef *ref)
+{
+    if (ref->era != c->era)
+        return ref->era > c->era; /* older ones are those of a store that was put back */
+    const struct job *j = job_find(c, ref->job_id);
+    if (!j)
+        return ref->job_id >= c->job_id_next; /* else it has left the history */
+    if (ref->attempt == 0 || ref->attempt > j->run->attempt)
+        return true;
+    const struct attempt *a = attempt_find(j, ref->attempt);
+    bool is_carried = !a; /* only the first and the newest are kept */
+    for (size_t i = 0; a && i < a->share_count; i++)
+        is_carried |= !strcmp(a->shares[i].node_name, n->name);
+    return !is_carried;
+}
+
+void trust_watch(struct coord *c, const struct node *n, const Accel__V1__AgentUp *up)
+{
+    const Accel__V1__AttemptRef *ref = ref_of(up);
+
+    if (ref && is_forged(c, n, ref))
+        trust_refuse(c, COORD_REFUSED_REPORT,
+                     "node %s spoke of job %llu attempt %u, which it never had", n->name,
+                     (unsigned long long)ref->job_id, ref->attempt);
+}
+
 /* --- rows: one record of each key in a batch, the last --- */
 
 static struct record *loose_of(struct coord *c, enum record_table table, const char *key,

@@ -42,6 +42,9 @@ void trust_load(struct coord *c, const struct record *rec);
 /* Counts; and keeps an event and a line of the log, unless there were many in this minute. The text
  * is one sentence that says who and what. */
 void trust_refuse(struct coord *c, enum coord_refusal kind, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Counts what an honest agent never says: an attempt that is not its node's, or never was. Nothing
+ * else comes of it: what is said of an attempt counts only from the nodes that carry it. */
+void trust_watch(struct coord *c, const struct node *n, const Accel__V1__AgentUp *up);
 /* "user bob", "node n1", "uid 71 (bob)": in the arena of the step. */
 const char *trust_who(struct coord *c, const struct rpc_identity *who);
 
