@@ -47,8 +47,9 @@ struct device_source {
 /* slots 0: max(online CPUs, 16). */
 struct device_source *device_cpu_create(uint32_t slots);
 /* TPU chips on the PCI bus ("tpu:0"), AMD GPUs of the compute driver ("gpu:amd-..."). A machine
- * without any lists none. device_sysfs.h says how tests move the roots. */
-struct device_source *device_tpu_create(void);
+ * without any lists none. A chip that a process of nobody's attempt has open is faulty until that
+ * process ends; on_change (may be NULL) tells. device_sysfs.h says how tests move the roots. */
+struct device_source *device_tpu_create(uv_loop_t *loop, void (*on_change)(void *), void *ctx);
 struct device_source *device_amd_create(void);
 /* NVIDIA GPUs ("gpu:GPU-..."), MIG instances as devices of their own ("gpu:MIG-..."), by
  * libnvidia-ml.so.1, on threads of its own. Without the library or the driver there are none, which

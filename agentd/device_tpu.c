@@ -8,8 +8,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "agentd/device.h"
 #include "agentd/device_sysfs.h"
+#include "agentd/device_tpu_internal.h"
 #include "agentd/tpu_env.h"
 #include "common/str.h"
 
@@ -132,14 +132,13 @@ static Accel__V1__Device *make_device(struct arena *a, const struct chip *c, siz
     return d;
 }
 
-static int tpu_list(struct device_source *s, struct arena *a, Accel__V1__Device ***ret_devices,
-                    size_t *ret_count, struct accel_error *err)
+int tpu_list_chips(struct arena *a, Accel__V1__Device ***ret_devices, size_t *ret_count,
+                   struct accel_error *err)
 {
     const char *root = sysfs_root(), *dev = sysfs_dev_root();
     struct chip chips[TPU_CHIPS_MAX];
     char **buses;
     size_t count = 0, bus_count = sysfs_names(a, &buses, "%s/bus/pci/devices", root);
-    (void)s;
     for (size_t i = 0; i < bus_count; i++) {
         struct chip c;
         if (!read_chip(root, buses[i], &c))
@@ -157,18 +156,4 @@ static int tpu_list(struct device_source *s, struct arena *a, Accel__V1__Device 
         (*ret_devices)[i] = make_device(a, &chips[i], i);
     *ret_count = count;
     return 0;
-}
-
-static void tpu_destroy(struct device_source *s)
-{
-    free(s);
-}
-
-static const struct device_source_ops tpu_ops = {.list = tpu_list, .destroy = tpu_destroy};
-
-struct device_source *device_tpu_create(void)
-{
-    struct device_source *s = xcalloc(1, sizeof(*s));
-    s->ops = &tpu_ops;
-    return s;
 }

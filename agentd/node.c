@@ -10,6 +10,7 @@
 #include <sys/queue.h>
 #include <unistd.h>
 
+#include "agentd/slice.h"
 #include "common/limits.h"
 #include "common/path.h"
 #include "common/str.h"
@@ -30,6 +31,8 @@ struct node {
     void *ctx;
     struct device_source *sources[SOURCES_MAX];
     size_t source_count;
+    struct slice *slice; /* NULL: no TPU chip was seen */
+    struct tpu_host tpu_host;
     struct arena arena; /* of the description */
     Accel__V1__Node *description;
 };
@@ -72,7 +75,7 @@ static int add_source(struct node *n, const char *text, struct accel_error *err)
         struct device_nvml_config nvml = {.loop = n->config.loop};
         r = device_nvml_create(&nvml, on_source_change, n, slot, err);
     } else if (strcmp(text, "tpu") == 0) {
-        *slot = device_tpu_create();
+        *slot = device_tpu_create(n->config.loop, on_source_change, n);
     } else if (strcmp(text, "amd") == 0) {
         *slot = device_amd_create();
     } else {
@@ -89,7 +92,7 @@ static int add_source(struct node *n, const char *text, struct accel_error *err)
 /* What is wrong with a source as a whole stands where people look for what a node can do. */
 static void add_notes(const struct node *n, Accel__V1__Node *d, struct arena *a)
 {
-    char **limits = ARENA_ARRAY(a, char *, d->n_limits + n->source_count + 1);
+    char **limits = ARENA_ARRAY(a, char *, d->n_limits + n->source_count + 2);
     for (size_t i = 0; i < d->n_limits; i++)
         limits[i] = d->limits[i];
     for (size_t i = 0; i < n->source_count; i++) {
@@ -99,6 +102,36 @@ static void add_notes(const struct node *n, Accel__V1__Node *d, struct arena *a)
             limits[d->n_limits++] = arena_printf(a, "GPUs: %s", note);
     }
     d->limits = limits;
+}
+
+/* Chips belong to a slice, which the metadata server knows: it is asked when the first is seen. */
+static void add_slice(struct node *n, Accel__V1__Node *d, struct arena *a)
+{
+    const Accel__V1__Device *chip = NULL;
+    uint32_t chips = 0;
+    for (size_t i = 0; i < d->n_devices; i++) {
+        if (d->devices[i]->kind != ACCEL__V1__DEVICE_KIND__DEVICE_TPU)
+            continue;
+        chip = d->devices[i];
+        chips++;
+    }
+    if (!chip)
+        return;
+    if (!n->slice)
+        n->slice = slice_create(n->config.loop, on_source_change, n);
+    n->tpu_host = slice_host(n->slice, chips, chip->model);
+    d->slice = slice_describe(n->slice, a);
+    for (size_t i = 0; i < d->n_devices; i++) {
+        Accel__V1__Device *each = d->devices[i];
+        if (each->kind != ACCEL__V1__DEVICE_KIND__DEVICE_TPU)
+            continue;
+        if (n->tpu_host.generation != TPU_GENERATION_UNKNOWN)
+            each->model = (char *)tpu_model(n->tpu_host.generation); /* v2 has the PCI id of v3 */
+        if (!slice_is_known(n->slice) && !each->fault[0])
+            each->fault = (char *)"waits for the metadata server to tell its slice";
+    }
+    if (slice_note(n->slice)[0])
+        d->limits[d->n_limits++] = arena_printf(a, "TPU slice: %s", slice_note(n->slice));
 }
 
 int node_refresh(struct node *n, struct accel_error *err)
@@ -128,6 +161,7 @@ int node_refresh(struct node *n, struct accel_error *err)
     d->devices = devices;
     d->n_devices = count;
     add_notes(n, d, &arena);
+    add_slice(n, d, &arena);
     arena_done(&n->arena);
     n->arena = arena;
     n->description = d;
@@ -191,6 +225,11 @@ const Accel__V1__Node *node_description(const struct node *n)
     return n->description;
 }
 
+const struct tpu_host *node_tpu_host(const struct node *n)
+{
+    return n->slice ? &n->tpu_host : NULL;
+}
+
 int node_create(const struct node_config *config, void (*on_change)(void *), void *ctx,
                 struct node **ret_node, struct accel_error *err)
 {
@@ -218,6 +257,7 @@ void node_destroy(struct node *n)
         return;
     for (size_t i = 0; i < n->source_count; i++)
         n->sources[i]->ops->destroy(n->sources[i]);
+    slice_destroy(n->slice);
     for (struct release *release; (release = LIST_FIRST(&n->releases));) {
         LIST_REMOVE(release, link);
         free(release);

@@ -6,6 +6,7 @@
 #define ACCEL_AGENTD_NODE_H
 
 #include "agentd/device.h"
+#include "agentd/tpu_env.h"
 
 struct node;
 struct node_config { /* borrowed until node_destroy */
@@ -26,6 +27,8 @@ int node_create(const struct node_config *config, void (*on_change)(void *), voi
 int node_refresh(struct node *n, struct accel_error *err);
 /* Valid until the next node_refresh that succeeds. */
 const Accel__V1__Node *node_description(const struct node *n);
+/* For environ_build; NULL without TPU chips. Valid as long as the description. */
+const struct tpu_host *node_tpu_host(const struct node *n);
 /* An attempt is about to get these devices, or (is_adopted) runs with them already: see
  * device_source_ops.take. ACCEL_EBUSY: err says which and why; nothing was taken. */
 int node_take_devices(struct node *n, const char *const *ids, size_t count, bool is_adopted,

@@ -227,7 +227,9 @@ static int launch(struct shell *s, struct agent_action *act, struct held *h,
         .peer_count = go ? go->n_peers : 0,
         .incarnation = s->config.state->incarnation,
         .attempts_dir = s->config.state->attempts_dir,
+        .private_tmp = s->config.private_tmp,
         .wall_ms = clock_wall_ms(),
+        .tpu_host = node_tpu_host(s->node),
     };
     r = environ_build(&in, &s->actions.arena, &spec, err);
     if (r < 0) {

@@ -3,18 +3,21 @@
  * TPU chips and AMD GPUs out of trees that look like /sys and /dev of such machines, made here in a
  * directory of their own.
  */
+#include <fcntl.h>
 #include <ftw.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "agentd/device.h"
+#include "agentd/device_tpu_internal.h"
 #include "common/str.h"
 
 static char root[] = "/tmp/accel-sysfs-XXXXXX";
@@ -22,6 +25,15 @@ static struct arena arena;
 static Accel__V1__Device **devices;
 static size_t count;
 static struct accel_error err;
+static uv_loop_t loop;
+static unsigned changes;
+
+static void on_change(void *ctx)
+{
+    (void)ctx;
+    changes++;
+    uv_stop(&loop);
+}
 
 static void make_dirs(char *path) /* of everything before the last slash */
 {
@@ -74,8 +86,11 @@ static int setup(void **state)
     static char sys[64], dev[64];
     (void)state;
     arena_init(&arena);
+    changes = 0;
+    assert_int_equal(uv_loop_init(&loop), 0);
     memcpy(root + strlen(root) - 6, "XXXXXX", 6);
     assert_non_null(mkdtemp(root));
+    assert_int_equal(chmod(root, 0755), 0); /* one test looks in as another user */
     snprintf(sys, sizeof(sys), "%s/sys", root);
     snprintf(dev, sizeof(dev), "%s/dev", root);
     setenv("ACCEL_SYSFS_ROOT", sys, 1);
@@ -95,6 +110,8 @@ static int teardown(void **state)
 {
     (void)state;
     arena_done(&arena);
+    uv_run(&loop, UV_RUN_DEFAULT); /* what was destroyed closes */
+    assert_int_equal(uv_loop_close(&loop), 0);
     return nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
@@ -112,7 +129,7 @@ static const char *in_dev(const char *name)
 static void test_nothing(void **state)
 {
     (void)state;
-    list(device_tpu_create(), 0);
+    list(device_tpu_create(&loop, on_change, NULL), 0);
     assert_int_equal(count, 0);
     list(device_amd_create(), 0);
     assert_int_equal(count, 0);
@@ -128,7 +145,7 @@ static void test_tpu_accel(void **state)
     put("", "sys/bus/pci/devices/0000:00:05.0/accel/accel1/dev"); /* not in the order of the bus */
     put("", "sys/bus/pci/devices/0000:00:06.0/accel/accel0/dev");
     put("", "dev/accel0");
-    list(device_tpu_create(), 0);
+    list(device_tpu_create(&loop, on_change, NULL), 0);
     assert_int_equal(count, 2);
     assert_string_equal(devices[0]->id, "tpu:0");
     assert_string_equal(devices[0]->bus, "0000:00:06.0");
@@ -159,7 +176,7 @@ static void test_tpu_vfio(void **state)
             put("", "dev/vfio/%d", 12 - i);
     }
     put("", "dev/vfio/vfio");
-    list(device_tpu_create(), 0);
+    list(device_tpu_create(&loop, on_change, NULL), 0);
     assert_int_equal(count, 4);
     assert_string_equal(devices[0]->paths[0], in_dev("vfio/10"));
     assert_string_equal(devices[0]->paths[1], in_dev("vfio/vfio"));
@@ -179,7 +196,7 @@ static void test_tpu_old_driver(void **state)
     put("", "dev/accel0");
     put("", "dev/accel1");
     put("", "dev/accel2");
-    list(device_tpu_create(), 0);
+    list(device_tpu_create(&loop, on_change, NULL), 0);
     assert_int_equal(count, 3);
     assert_string_equal(devices[1]->paths[0], in_dev("accel1"));
     assert_string_equal(devices[1]->model, "TPU v4");
@@ -195,7 +212,7 @@ static void test_tpu_odd_files(void **state)
     put("zzz\n", "sys/bus/pci/devices/0000:00:03.0/vendor");
     put_pci("0000:00:04.0", "0x0063\n", "junk\n");
     put("", "sys/bus/pci/devices/0000:00:04.0/accel/accelX/dev");
-    list(device_tpu_create(), 0);
+    list(device_tpu_create(&loop, on_change, NULL), 0);
     assert_int_equal(count, 1);
     assert_non_null(strstr(devices[0]->fault, "no device node"));
     for (int i = 0; i < 65; i++) {
@@ -203,7 +220,133 @@ static void test_tpu_odd_files(void **state)
         snprintf(bus, sizeof(bus), "0001:%02x:00.0", i);
         put_pci(bus, "0x0063\n", "0x120000\n");
     }
-    list(device_tpu_create(), ACCEL_EFULL);
+    list(device_tpu_create(&loop, on_change, NULL), ACCEL_EFULL);
+}
+
+/* ---- who uses them ---- */
+
+/* A child that has the files open until its stdin ends; it has said so before this returns. */
+struct user {
+    pid_t pid;
+    int hold; /* closing it ends the child */
+};
+
+static struct user start_user(const char *path, const char *lock)
+{
+    int hold[2], ready[2];
+    char byte;
+    struct user u;
+    assert_int_equal(pipe2(hold, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+    u.pid = fork();
+    assert_true(u.pid >= 0);
+    if (u.pid == 0) {
+        close(hold[1]);
+        if (path && open(path, O_RDWR) < 0)
+            _exit(1);
+        int fd = lock ? open(lock, O_RDWR | O_CREAT, 0644) : -1;
+        if (lock && (fd < 0 || lockf(fd, F_TLOCK, 0) < 0)) /* as libtpu does */
+            _exit(1);
+        if (write(ready[1], "x", 1) != 1 || read(hold[0], &byte, 1) < 0)
+            _exit(1);
+        _exit(0);
+    }
+    close(hold[0]);
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    u.hold = hold[1];
+    return u;
+}
+
+static void end_user(struct user u, int signo) /* 0: it ends by itself */
+{
+    if (signo)
+        kill(u.pid, signo);
+    close(u.hold);
+    assert_int_equal(waitpid(u.pid, NULL, 0), u.pid);
+}
+
+static void make_chips(unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        char bus[32];
+        snprintf(bus, sizeof(bus), "0000:00:%02x.0", 4 + i);
+        put_pci(bus, "0x0063\n", "0xff0000\n");
+        put("", "dev/accel%u", i);
+    }
+}
+
+static void test_tpu_in_use(void **state)
+{
+    static const char *const first[] = {"cpu:0", "tpu:0"}, *const second[] = {"tpu:1"};
+    struct device_source *s = device_tpu_create(&loop, on_change, NULL);
+    (void)state;
+    make_chips(2);
+    struct user u = start_user(in_dev("accel0"), NULL);
+    assert_int_equal(s->ops->list(s, &arena, &devices, &count, &err), 0);
+    assert_non_null(strstr(devices[0]->fault, arena_printf(&arena, "in use by pid %d", u.pid)));
+    assert_string_equal(devices[1]->fault, "");
+    assert_int_equal(s->ops->take(s, first, 2, false, &err), ACCEL_EBUSY);
+    assert_non_null(strstr(err.text, "device tpu:0: in use by pid"));
+    assert_int_equal(s->ops->take(s, second, 1, false, &err), 0);
+    uv_run(&loop, UV_RUN_NOWAIT);
+    changes = 0;
+    end_user(u, SIGKILL);
+    uv_run(&loop, UV_RUN_DEFAULT); /* its end is told, nobody asks */
+    assert_int_equal(changes, 1);
+    assert_int_equal(s->ops->take(s, first, 2, false, &err), 0);
+    u = start_user(in_dev("accel0"), NULL); /* a worker of ours */
+    assert_int_equal(s->ops->list(s, &arena, &devices, &count, &err), 0);
+    assert_string_equal(devices[0]->fault, "");
+    assert_false(s->ops->release(s, first, 2, on_change, NULL));
+    assert_int_equal(s->ops->take(s, first, 2, false, &err), ACCEL_EBUSY); /* it has not gone */
+    assert_int_equal(s->ops->take(s, first, 2, true, &err), 0);            /* adopted: it may be */
+    end_user(u, 0);
+    s->ops->destroy(s);
+}
+
+static void test_tpu_lock(void **state)
+{
+    const char *path = arena_printf(&arena, "%s/lockfile", root);
+    const char *node = in_dev("accel0");
+    (void)state;
+    make_chips(1);
+    assert_int_equal(tpu_lock_clear(path, &node, 1, &err), 0); /* there is none */
+    struct user u = start_user(NULL, path);
+    assert_int_equal(tpu_lock_clear(path, &node, 1, &err), 0); /* locked */
+    assert_int_equal(access(path, F_OK), 0);
+    end_user(u, SIGKILL);
+    u = start_user(node, NULL); /* unlocked, but somebody has a chip */
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_equal(tpu_lock_clear(path, &node, 1, &err), 0);
+    assert_int_equal(access(path, F_OK), 0);
+    end_user(u, 0);
+    u = start_user(path, NULL); /* open, not locked yet */
+    assert_int_equal(tpu_lock_clear(path, &node, 1, &err), 0);
+    end_user(u, 0);
+    assert_int_equal(tpu_lock_clear(path, &node, 1, &err), 1); /* the dead's */
+    assert_int_not_equal(access(path, F_OK), 0);
+    put_link(node, "lockfile");
+    assert_int_equal(tpu_lock_clear(path, &node, 1, &err), 0); /* no file of libtpu's */
+    assert_int_equal(access(path, F_OK), 0);
+}
+
+/* Another user's: only root may clear it. */
+static void test_tpu_lock_of_another(void **state)
+{
+    const char *path = arena_printf(&arena, "%s/lockfile", root), *node = in_dev("accel0");
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    put("", "lockfile");
+    assert_int_equal(chown(path, 12345, 12345), 0);
+    assert_int_equal(seteuid(4321), 0);
+    int r = tpu_lock_clear(path, &node, 1, &err);
+    assert_int_equal(seteuid(0), 0);
+    assert_int_equal(r, ACCEL_EPERM);
+    assert_non_null(strstr(err.text, "uid 12345"));
+    assert_int_equal(tpu_lock_clear(path, &node, 1, &err), 1);
 }
 
 static void put_kfd(int node, const char *properties)
@@ -255,6 +398,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_tpu_vfio, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tpu_old_driver, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tpu_odd_files, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tpu_in_use, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tpu_lock, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tpu_lock_of_another, setup, teardown),
         cmocka_unit_test_setup_teardown(test_amd, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
