@@ -44,13 +44,14 @@ def fetch(folder):
                 done = subprocess.run(
                     pip + ["download", "--quiet", "--no-deps", "--only-binary", ":all:",
                            "--retries", "1", "--timeout", "10", "--disable-pip-version-check",
-                           "--dest", spare, PACKAGE], capture_output=True, text=True, timeout=FETCH_S)
+                           "--dest", spare, PACKAGE],
+                    capture_output=True, text=True, timeout=FETCH_S)
             except subprocess.TimeoutExpired:
                 return "the package %s did not come within %d s" % (PACKAGE, FETCH_S)
             wheels = glob.glob(os.path.join(spare, "*.whl"))
             if done.returncode != 0 or not wheels:
                 lines = done.stderr.strip().splitlines()
-                why = "the package %s cannot be fetched: %s" % (PACKAGE, (lines or ["?"])[-1])
+                why = "%s cannot be fetched: %s" % (PACKAGE, (lines or ["?"])[-1])
                 continue
             with zipfile.ZipFile(wheels[0]) as wheel:
                 names = [n for n in wheel.namelist() if n.endswith("/nvml.h")]
