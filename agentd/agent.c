@@ -124,8 +124,21 @@ static struct attempt *attempt_add(struct agent *a, struct attempt_id id, uint64
     return t;
 }
 
+static void attempt_set_isolation(struct attempt *t, char *const *texts, size_t count)
+{
+    for (size_t i = 0; i < t->isolation_count; i++)
+        free(t->isolation[i]);
+    free(t->isolation);
+    t->isolation_count = MIN(count, (size_t)LIMIT_ISOLATION_TEXTS);
+    t->isolation = xcalloc(t->isolation_count + 1, sizeof(*t->isolation));
+    for (size_t i = 0; i < t->isolation_count; i++)
+        t->isolation[i] = xstrdup(texts[i]);
+}
+
 static void attempt_free(struct attempt *t)
 {
+    attempt_set_isolation(t, NULL, 0);
+    free(t->isolation);
     for (uint32_t i = 0; i < t->local_size; i++)
         worker_done(&t->workers[i]);
     for (size_t i = 0; i < t->device_count; i++)
@@ -265,6 +278,7 @@ static void on_started(struct agent *a, const struct agent_event *ev, struct age
         return; /* told again by an adopted shim */
     if (ev->master_port)
         t->master_port = ev->master_port;
+    attempt_set_isolation(t, ev->started->limits, ev->started->n_limits);
     for (size_t i = 0; i < ev->started->n_ranks; i++) {
         const Accel__V1__RankExit *said = ev->started->ranks[i];
         struct worker *w = worker_by_rank(t, said->rank);
@@ -401,6 +415,7 @@ static struct attempt *attempt_from_spec(struct agent *a, const struct launcher_
     }
     t->master_addr = xstrdup(spec->master_addr);
     t->master_port = spec->master_port;
+    t->memory_bytes = spec->memory_bytes;
     return t;
 }
 
@@ -417,6 +432,8 @@ static void adopt_live(struct agent *a, const struct agent_event *ev, struct att
         if (said->exited)
             apply(a, ev, t, w, worker_event_of_exit(said), said);
     }
+    if (hello)
+        attempt_set_isolation(t, hello->limits, hello->n_limits);
     t->is_started = hello && hello->started && t->unstarted < 0; /* told after the Welcome */
     stop_if_failed(a, ev, t, out); /* nobody was here to do it when the rank failed */
 }
@@ -513,6 +530,7 @@ static struct attempt *attempt_from_start(struct agent *a, const Accel__V1__Star
     t->node_rank = s->node_rank;
     t->world_size = s->world_size;
     t->first_rank = s->first_rank;
+    t->memory_bytes = s->spec->memory_bytes;
     t->start_len = accel__v1__start__get_packed_size(s);
     t->start = xcalloc(1, t->start_len + 1);
     CHECK(accel__v1__start__pack(s, t->start) == t->start_len);

@@ -70,6 +70,9 @@ struct attempt {
     uint64_t stop_grace_ms; /* the shortest asked */
     int32_t first_failed;   /* index of the worker that failed first by itself; -1: none */
     int32_t unstarted;      /* index of the first that could not be started; -1: none */
+    uint64_t memory_bytes; /* its limit here; 0: none */
+    char **isolation;      /* what is enforced for it, as the shim says */
+    size_t isolation_count;
     uint32_t master_port;
     char *master_addr;
     char **devices; /* of this node, in order */

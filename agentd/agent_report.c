@@ -82,6 +82,8 @@ void agent_report_started(struct agent *a, const struct agent_event *ev, struct 
     started.ranks = make_ranks(a, t, &out->arena);
     started.master_addr = t->master_addr;
     started.master_port = t->master_port;
+    started.isolation = t->isolation;
+    started.n_isolation = t->isolation_count;
     report.body_case = ACCEL__V1__REPORT__BODY_STARTED;
     report.started = &started;
     t->started_seq = agent_session_report(a, ev, t->key, &report, 0, false, out);
@@ -131,8 +133,28 @@ static uint32_t end_cause(const struct attempt *t, const Accel__V1__ExitRecord *
     return ACCEL__V1__CAUSE__CAUSE_SUCCEEDED;
 }
 
-static char *text_of_failure(const struct worker *w, struct arena *arena)
+static char *text_of_memory(const struct attempt *t, struct arena *arena)
 {
+    const uint64_t gib = 1ull << 30;
+    if (!t->memory_bytes) /* the machine's own, or that of a group above ours */
+        return arena_strdup(arena, "");
+    return arena_printf(arena, " (limit %.1f %s)",
+                        (double)t->memory_bytes / (double)(t->memory_bytes >= gib ? gib : 1 << 20),
+                        t->memory_bytes >= gib ? "GiB" : "MiB");
+}
+
+/* is_oom: the kernel killed something of the attempt for memory. */
+static char *text_of_failure(const struct attempt *t, const struct worker *w, bool is_oom,
+                             struct arena *arena)
+{
+    if (w->oom_killed)
+        return arena_printf(arena, "rank %" PRIu32 " (pid %" PRIu32 ") was killed for memory%s",
+                            w->rank, w->pid, text_of_memory(t, arena));
+    if (!w->signal && is_oom)
+        return arena_printf(arena,
+                            "rank %" PRIu32 " (pid %" PRIu32 ") exited with code %" PRId32
+                            "; a process of the job was killed for memory%s",
+                            w->rank, w->pid, w->exit_code, text_of_memory(t, arena));
     if (!w->signal)
         return arena_printf(arena, "rank %" PRIu32 " (pid %" PRIu32 ") exited with code %" PRId32,
                             w->rank, w->pid, w->exit_code);
@@ -163,7 +185,8 @@ static char *text_of_end(const struct attempt *t, const Accel__V1__ExitRecord *r
                    ? arena_strdup(arena, "the rank exited with code 0")
                    : arena_printf(arena, "all %" PRIu32 " ranks exited with code 0", t->local_size);
     case ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED:
-        return t->first_failed >= 0 ? text_of_failure(&t->workers[t->first_failed], arena)
+        return t->first_failed >= 0 ? text_of_failure(t, &t->workers[t->first_failed],
+                                                      record && record->oom_killed, arena)
                                     : arena_strdup(arena, "a rank ended and nobody saw how");
     case ACCEL__V1__CAUSE__CAUSE_START_FAILED: return text_of_start(t, record, arena);
     case ACCEL__V1__CAUSE__CAUSE_CANCELLED: return arena_strdup(arena, "stopped on request");

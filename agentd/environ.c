@@ -62,6 +62,7 @@ static int collect_devices(const struct environ_input *in, struct arena *a,
     size_t paths = 0;
     for (size_t i = 0; i < in->device_count; i++)
         paths += in->devices[i]->n_paths;
+    spec->limit_devices = paths > 0; /* else there is nothing here to be kept apart */
     spec->claims = ARENA_ARRAY(a, char *, s->n_devices + 1);
     spec->device_paths = ARENA_ARRAY(a, char *, paths + 1);
     for (size_t i = 0; i < s->n_devices; i++) {
@@ -260,6 +261,8 @@ static void fill_spec(const struct environ_input *in, Accel__V1__AttemptSpec *sp
     spec->aux_port = in->aux_port;
     spec->memory_bytes = s->spec->memory_bytes;
     spec->cpus = s->spec->cpus_per_proc * s->local_size;
+    spec->user = s->user;
+    spec->private_tmp = in->private_tmp;
     if (s->spec->launcher == ACCEL__V1__LAUNCHER__LAUNCHER_MPI) {
         spec->pmi_first_rank = s->first_rank;
         spec->pmi_size = s->world_size;

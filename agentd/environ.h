@@ -30,6 +30,7 @@ struct environ_input {
     const struct tpu_host *tpu_host; /* NULL: known from the devices alone */
     uint64_t incarnation;
     const char *attempts_dir;
+    bool private_tmp; /* of the node's configuration */
     int64_t wall_ms;
 };
 /* ACCEL_EINVAL: no argv, a rank range that makes no sense, an --output pattern that makes no sense,

@@ -206,6 +206,8 @@ void attempt_on_hello(struct launcher_exec *l, struct attempt *a, const Accel__V
         Accel__V1__ShimStarted started = ACCEL__V1__SHIM_STARTED__INIT;
         started.n_ranks = hello->n_ranks;
         started.ranks = hello->ranks;
+        started.n_limits = hello->n_limits;
+        started.limits = hello->limits;
         a->is_started = a->is_started || !tell;
         on_started(l, a, &started);
     }

@@ -28,7 +28,7 @@ enum worker_event {
 struct worker {
     uint8_t state; /* enum worker_state; written by worker_apply() only */
     uint32_t rank, local_rank, pid;
-    bool exited, stopped;
+    bool exited, stopped, oom_killed;
     int32_t exit_code, signal, start_errno;
     int64_t start_ms, end_ms;
     uint64_t end_boot_ns;

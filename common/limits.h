@@ -22,6 +22,7 @@
 /* processes and threads of an attempt on a node where users share it and the job asks for none; the
  * kernel then says EAGAIN to fork. 128 ranks with 200 threads each fit */
 #define LIMIT_ATTEMPT_PIDS 32768u
+#define LIMIT_ISOLATION_TEXTS 16u /* sentences of one node on what it enforces; further ones go */
 #define LIMIT_RESTARTS 10000u /* --max-restarts; refused above */
 /* not ended, in one coordinator; submit is refused with RESOURCE_EXHAUSTED */
 #define LIMIT_LIVE_JOBS 100000u

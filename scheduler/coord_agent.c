@@ -152,6 +152,16 @@ static void ranks_take(struct share *s, Accel__V1__Rank *const *ranks, size_t co
     }
 }
 
+static void share_take_isolation(struct share *s, char *const *lines, size_t count)
+{
+    AUTO_STR struct str text;
+
+    str_init(&text);
+    for (size_t i = 0; i < count && i < LIMIT_ISOLATION_TEXTS; i++)
+        str_addf(&text, "%.*s\n", LIMIT_REASON_BYTES - 1, lines[i]);
+    job_set_text(&s->isolation, text.len ? text.data : "");
+}
+
 static void report_started(struct coord *c, struct node *n, const Accel__V1__AttemptStarted *m)
 {
     struct share *s = share_of_ref(c, n, m->ref);
@@ -162,6 +172,7 @@ static void report_started(struct coord *c, struct node *n, const Accel__V1__Att
     struct attempt *a = s->attempt;
     ranks_take(s, m->ranks, m->n_ranks);
     s->started = true;
+    share_take_isolation(s, m->isolation, m->n_isolation);
     if (s == &a->shares[0]) {
         job_set_text(&a->master_addr, m->master_addr);
         a->master_port = m->master_port;

@@ -81,6 +81,7 @@ struct share {         /* what one node carries of an attempt */
     uint32_t first_rank, local_size;
     char **devices;
     size_t device_count;
+    char *isolation;             /* what its node enforces, a line each; soft */
     bool started, ended;
     struct attempt *attempt;
     LIST_ENTRY(share) on_node; /* while !ended and node */

@@ -90,6 +90,24 @@ static Accel__V1__Rank *view_rank(struct arena *a, const struct attempt *at, con
     return v;
 }
 
+/* The lines of all nodes; with the node's name where they differ. */
+static void view_isolation(struct arena *a, const struct attempt *at, Accel__V1__Attempt *v)
+{
+    bool is_same = true;
+
+    for (size_t i = 1; i < at->share_count; i++)
+        is_same &= strcmp(text_of(at->shares[i].isolation), text_of(at->shares[0].isolation)) == 0;
+    size_t shares = is_same ? MIN(at->share_count, (size_t)1) : at->share_count;
+    v->isolation = ARENA_ARRAY(a, char *, shares * LIMIT_ISOLATION_TEXTS + 1);
+    for (size_t i = 0; i < shares; i++) {
+        const struct share *s = &at->shares[i];
+        char *rest = arena_strdup(a, text_of(s->isolation)), *line;
+        while ((line = strsep(&rest, "\n")) && line[0])
+            v->isolation[v->n_isolation++] =
+                is_same ? line : arena_printf(a, "%s on %s", line, s->node_name);
+    }
+}
+
 static Accel__V1__Attempt *view_attempt(struct arena *a, const struct attempt *at)
 {
     Accel__V1__Attempt *v = ARENA_NEW(a, Accel__V1__Attempt);
@@ -104,6 +122,7 @@ static Accel__V1__Attempt *view_attempt(struct arena *a, const struct attempt *a
     v->first_failed_rank = at->first_failed_rank;
     v->master_addr = text_of(at->master_addr);
     v->master_port = at->master_port;
+    view_isolation(a, at, v);
     v->n_ranks = at->world_size;
     v->ranks = ARENA_ARRAY(a, Accel__V1__Rank *, at->world_size + 1);
     for (uint32_t i = 0; i < at->world_size; i++)

@@ -176,6 +176,7 @@ struct attempt *attempt_new(struct job *j, uint32_t number, uint32_t world_size,
 
 static void share_done(struct share *s)
 {
+    free(s->isolation);
     if (s->node && !s->ended)
         LIST_REMOVE(s, on_node);
     for (size_t i = 0; i < s->device_count; i++)

@@ -81,6 +81,10 @@ static void add_attempt(struct page *p, const Accel__V1__Attempt *a)
     if (a->master_port > 0)
         str_addf(&p->text, "  (rendezvous %s:%u)", a->master_addr, a->master_port);
     str_addc(&p->text, '\n');
+    for (size_t i = 0; i < a->n_isolation; i++)
+        str_addf(&p->text, "%s%s", i == 0 ? "    limits: " : ", ", a->isolation[i]);
+    if (a->n_isolation > 0)
+        str_addc(&p->text, '\n');
     for (size_t i = 0; i < a->n_ranks; i++)
         add_rank(p, a->ranks[i]);
 }

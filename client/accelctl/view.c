@@ -172,7 +172,7 @@ static json_t *view_rank(const Accel__V1__Rank *rank)
 
 static json_t *view_attempt(const Accel__V1__Attempt *a)
 {
-    json_t *o = json_object(), *ranks = json_array();
+    json_t *o = json_object(), *ranks = json_array(), *isolation = json_array();
 
     put(o, "number", number(a->number));
     put(o, "cause", text_or_null(view_cause(a->cause)));
@@ -183,6 +183,9 @@ static json_t *view_attempt(const Accel__V1__Attempt *a)
     put(o, "first_failed_rank", number_or_null(a->first_failed_rank >= 0, a->first_failed_rank));
     put(o, "master_addr", text_or_null(a->master_addr));
     put(o, "master_port", number_or_null(a->master_port > 0, a->master_port));
+    for (size_t i = 0; i < a->n_isolation; i++)
+        json_array_append_new(isolation, text_of(a->isolation[i]));
+    put(o, "isolation", isolation);
     for (size_t i = 0; i < a->n_ranks; i++)
         json_array_append_new(ranks, view_rank(a->ranks[i]));
     put(o, "ranks", ranks);
@@ -259,7 +262,10 @@ static json_t *view_device(const Accel__V1__Device *d, const Accel__V1__Node *no
     json_t *o = json_object();
     bool has_numa = d->bus[0] != '\0' && d->numa_node >= 0;
     const Accel__V1__DeviceUse *use = NULL;
+    json_t *paths = json_array();
 
+    for (size_t i = 0; i < d->n_paths; i++)
+        json_array_append_new(paths, text_of(d->paths[i]));
     for (size_t i = 0; i < node->n_uses; i++) {
         if (strcmp(node->uses[i]->device, d->id) == 0)
             use = node->uses[i];
@@ -274,10 +280,23 @@ static json_t *view_device(const Accel__V1__Device *d, const Accel__V1__Node *no
     put(o, "numa_node", number_or_null(has_numa, d->numa_node));
     put(o, "parent", text_or_null(d->parent));
     put(o, "links", view_links(d));
+    put(o, "paths", paths);
     put(o, "fault", text_or_null(d->fault));
     put(o, "is_broken", json_boolean(d->is_broken));
     put(o, "job_id", number_or_null(use != NULL, use ? (int64_t)use->job_id : 0));
     put(o, "attempt", number_or_null(use != NULL, use ? use->attempt : 0));
+    return o;
+}
+
+static json_t *view_slice(const Accel__V1__Slice *s)
+{
+    json_t *o = json_object();
+
+    put(o, "name", text_of(s->name));
+    put(o, "nodes", number(s->nodes));
+    put(o, "worker", number(s->worker));
+    put(o, "accelerator", text_or_null(s->accelerator));
+    put(o, "topology", text_or_null(s->topology));
     return o;
 }
 
@@ -298,6 +317,7 @@ json_t *view_node(const Accel__V1__Node *node)
     for (size_t i = 0; i < node->n_limits; i++)
         json_array_append_new(limits, text_of(node->limits[i]));
     put(o, "limits", limits);
+    put(o, "slice", node->slice ? view_slice(node->slice) : json_null());
     for (size_t i = 0; i < node->n_devices; i++)
         json_array_append_new(list, view_device(node->devices[i], node));
     put(o, "devices", list);

@@ -107,7 +107,7 @@ static void test_field_names(void **state)
         "argv attempts");
     assert_keys(
         attempt,
-        "number cause text started running ended first_failed_rank master_addr master_port ranks");
+        "number cause text started running ended first_failed_rank master_addr master_port isolation ranks");
     assert_keys(
         rank,
         "rank local_rank pid node state exit_code signal started ended devices stdout stderr "
