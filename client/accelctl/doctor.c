@@ -186,9 +186,14 @@ static void look_at_node(struct doctor *d, const Accel__V1__Node *n)
                is_ready ? "" : "look at its acceld: journalctl -u acceld, or its log file",
                "%s is %s, %zu devices%s%s%s", n->name, n->state, n->n_devices,
                faults ? ", some not to be used" : "", n->reason[0] ? ": " : "", n->reason);
-    for (size_t i = 0; i < n->n_limits; i++)
-        doctor_add(d, "isolation", strstr(n->limits[i], "not enforced") ? DOCTOR_NOTE : DOCTOR_OK,
+    for (size_t i = 0; i < n->n_limits; i++) {
+        bool is_gpus = strncmp(n->limits[i], "GPUs: ", 6) == 0; /* what is wrong with all of them */
+        doctor_add(d, is_gpus ? "devices" : "isolation",
+                   is_gpus                                ? DOCTOR_WARN
+                   : strstr(n->limits[i], "not enforced") ? DOCTOR_NOTE
+                                                          : DOCTOR_OK,
                    "", "node %s: %s", n->name, n->limits[i]);
+    }
 }
 
 static void on_nodes(void *ctx, const ProtobufCMessage *msg)
