@@ -13,6 +13,7 @@
 #include "agentd/user.h"
 #include "common/log.h"
 #include "common/loop.h"
+#include "common/notify.h"
 
 struct daemon {
     struct acceld_options options;
@@ -29,6 +30,7 @@ static void stop(struct daemon *d, int status)
     if (!d->shell)
         return;
     d->status = status;
+    notify_stopping();
     shell_destroy(d->shell); /* the loop ends with its last handle */
     d->shell = NULL;
     join_renewal_destroy(d->renewal);
@@ -44,6 +46,26 @@ static void on_stop_signal(void *ctx, int signo)
 {
     log_info("signal %d: ending; workers run on", signo);
     stop(ctx, 0);
+}
+
+static void on_setting(void *ctx, const char *name, bool is_taken)
+{
+    (void)ctx;
+    if (is_taken)
+        log_info("%s has changed", name);
+    else
+        log_warn("%s has changed, which is for the next start", name);
+}
+
+static void on_reload(void *ctx)
+{
+    struct daemon *d = ctx;
+    struct accel_error err = {0};
+    notify_reloading();
+    if (acceld_options_reload(&d->options, on_setting, d, &err) < 0)
+        log_error("the settings stay as they are: %s", err.text);
+    log_set_level(d->options.log_level);
+    notify_ready(&d->loop);
 }
 
 static int make_shell(struct daemon *d, const struct launcher_spawned *spawned,
@@ -70,9 +92,13 @@ static int make_shell(struct daemon *d, const struct launcher_spawned *spawned,
     if (r < 0)
         return error_set(err, r, "signals cannot be watched");
     r = shell_create(&config, on_shell_end, d, &d->shell, err);
-    if (r < 0)
+    if (r < 0) {
         loop_signals_close(&d->signals);
-    return r;
+        return r;
+    }
+    d->signals.on_reload = on_reload;
+    notify_ready(&d->loop); /* not when it is welcomed: a unit need not wait for the coordinator */
+    return 0;
 }
 
 /* accel-spawn first: it is forked while this process has one thread and no loop, and it stays what
@@ -128,6 +154,7 @@ int main(int argc, char **argv)
     static struct daemon d; /* paths make it large */
     struct accel_error err = {0};
     loop_daemon_prepare();
+    notify_init();
     int r = acceld_options_parse(argc, argv, &d.options, &err);
     if (r > 0)
         return fflush(stdout) == 0 ? 0 : 1;

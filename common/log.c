@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/error.h"
 #include "common/str.h"
 
 #define LOG_LINE_BYTES 4096 /* longer messages are cut; pipes take this much in one piece */
@@ -38,11 +39,35 @@ static bool is_journal(void)
     return strcmp(ours, stream) == 0;
 }
 
+int log_level_parse(const char *name, enum log_level *ret_level)
+{
+    static const struct {
+        const char *name;
+        enum log_level level;
+    } levels[] = {{"error", LOG_LEVEL_ERROR},
+                  {"warn", LOG_LEVEL_WARN},
+                  {"info", LOG_LEVEL_INFO},
+                  {"debug", LOG_LEVEL_DEBUG}};
+
+    for (size_t i = 0; i < ARRAY_LEN(levels); i++) {
+        if (strcmp(name, levels[i].name))
+            continue;
+        *ret_level = levels[i].level;
+        return 0;
+    }
+    return ACCEL_EINVAL;
+}
+
 void log_init(const char *program, enum log_level max_level)
 {
     str_copy(state.program, sizeof(state.program), program);
     state.max_level = max_level;
     state.has_journal = is_journal();
+}
+
+void log_set_level(enum log_level max_level)
+{
+    state.max_level = max_level;
 }
 
 static const char *level_word(enum log_level level)

@@ -121,21 +121,26 @@ static void on_uv_signal(uv_signal_t *uv, int signo)
     s->on_stop(s->ctx, signo);
 }
 
+static void on_uv_hup(uv_signal_t *uv, int signo)
+{
+    struct loop_signals *s = uv->data;
+    (void)signo;
+    if (s->on_reload)
+        s->on_reload(s->ctx);
+}
+
 int loop_signals_init(uv_loop_t *loop, struct loop_signals *s, void (*on_stop)(void *, int),
                       void *ctx)
 {
     *s = (struct loop_signals){.on_stop = on_stop, .ctx = ctx};
-    int r = uv_signal_init(loop, &s->term);
-    if (r == 0) {
-        r = uv_signal_init(loop, &s->intr);
-    }
-    s->term.data = s;
-    s->intr.data = s;
-    if (r == 0) {
-        r = uv_signal_start(&s->term, on_uv_signal, SIGTERM);
-    }
-    if (r == 0) {
-        r = uv_signal_start(&s->intr, on_uv_signal, SIGINT);
+    uv_signal_t *const all[] = {&s->term, &s->intr, &s->hup};
+    static const int signos[] = {SIGTERM, SIGINT, SIGHUP};
+    int r = 0;
+    for (size_t i = 0; i < ARRAY_LEN(all) && r == 0; i++) {
+        r = uv_signal_init(loop, all[i]);
+        all[i]->data = s;
+        if (r == 0)
+            r = uv_signal_start(all[i], signos[i] == SIGHUP ? on_uv_hup : on_uv_signal, signos[i]);
     }
     return from_uv(r);
 }
@@ -144,4 +149,5 @@ void loop_signals_close(struct loop_signals *s)
 {
     uv_close((uv_handle_t *)&s->term, NULL);
     uv_close((uv_handle_t *)&s->intr, NULL);
+    uv_close((uv_handle_t *)&s->hup, NULL);
 }

@@ -33,9 +33,11 @@ int loop_timer_init(uv_loop_t *loop, struct loop_timer *t, void (*on_due)(void *
 void loop_timer_set(struct loop_timer *t, int64_t deadline_ms);
 void loop_timer_close(struct loop_timer *t, uv_close_cb on_closed);
 
-/* SIGTERM and SIGINT call on_stop (once per signal) on the loop. */
+/* SIGTERM and SIGINT call on_stop (once per signal) on the loop, SIGHUP calls on_reload (NULL: it
+ * is ignored). */
 struct loop_signals {
-    uv_signal_t term, intr;
+    uv_signal_t term, intr, hup;
+    void (*on_reload)(void *ctx); /* set after loop_signals_init() */
     void (*on_stop)(void *ctx, int signo);
     void *ctx;
 };

@@ -132,6 +132,7 @@ int settings_set(const struct setting *s, const char *value, struct arena *a, vo
             return r;
     }
     switch (s->type) {
+    case SETTING_SECRET: *(char **)field = (char *)value; return 0;
     case SETTING_NUMBER:
     case SETTING_DURATION:
     case SETTING_BYTES: return set_number(s, value, field, err);
@@ -163,26 +164,52 @@ const struct setting *settings_suggest(const struct settings_table *t, const cha
 
 /* --- help --- */
 
+#define HELP_COLUMN 30
+#define HELP_WIDTH  79
+
+/* Words from HELP_COLUMN on, broken between them; `used` columns of the line are taken. */
+static void add_wrapped(struct str *out, size_t used, const char *text)
+{
+    for (size_t len; *text; text += len + strspn(text + len, " ")) {
+        len = strcspn(text, " ");
+        if (used < HELP_COLUMN || used + 1 + len > HELP_WIDTH) {
+            size_t blanks = used < HELP_COLUMN ? HELP_COLUMN - used : HELP_COLUMN;
+            str_addf(out, "%s%*s", used < HELP_COLUMN ? "" : "\n", (int)blanks, "");
+            used = HELP_COLUMN;
+        } else {
+            str_addc(out, ' ');
+            used++;
+        }
+        str_add(out, text, len);
+        used += len;
+    }
+    str_addc(out, '\n');
+}
+
+static void add_option(struct str *out, const char *left, const char *help)
+{
+    str_addf(out, "  %s", left);
+    size_t used = strlen(left) + 2;
+    add_wrapped(out, used < HELP_COLUMN ? used : HELP_WIDTH, help);
+}
+
 void settings_help(const struct settings_table *t, struct arena *a, const char **ret_text)
 {
     AUTO_STR struct str out = {0};
-    char left[64];
 
     str_init(&out);
     str_addf(&out, "Usage: %s [OPTION]...\n%s\n", t->program, t->about);
     for (size_t i = 0; i < t->count; i++) {
         const struct setting *s = &t->rows[i];
         const char *value = s->type == SETTING_CHOICE ? s->choices : s->metavar;
-        snprintf(left, sizeof(left), "--%s %s", option_name(a, s->name), value ? value : "");
-        str_addf(&out, "  %-28s%s%s%s\n", left,
-                 strlen(left) > 27 ? "\n                              " : "", s->help,
-                 s->type == SETTING_LIST ? " (may be given again)" : "");
+        add_option(&out, arena_printf(a, "--%s %s", option_name(a, s->name), value ? value : ""),
+                   s->type == SETTING_LIST ? arena_printf(a, "%s; may be given again", s->help)
+                                           : s->help);
     }
-    str_adds(&out,
-             "  --config FILE               a YAML file of these settings ('-' is written '_'), "
-             "and FILE's .d/*.yaml\n"
-             "  --check-config              say whether the settings are right, and end\n"
-             "  --version, --help\n");
+    add_option(&out, "--config FILE",
+               "a YAML file of these settings ('-' is written '_'), and its FILE.d/*.yaml");
+    add_option(&out, "--check-config", "say whether the settings are right, and end");
+    str_adds(&out, "  --version, --help\n");
     *ret_text = arena_strdup(a, out.data);
 }
 
@@ -321,12 +348,14 @@ static int parse_all(const struct settings_table *t, int argc, char **argv, stru
 }
 
 int settings_parse(const struct settings_table *t, int argc, char **argv, struct arena *a,
-                   void *values, struct accel_error *err)
+                   void *values, settings_check *check, struct accel_error *err)
 {
     struct line line = {0};
     const char *help;
     int r = parse_all(t, argc, argv, &line, a, values, err);
 
+    if (r == 0 && check && !line.wants_help && !line.wants_version)
+        r = check(values, err);
     if (r < 0)
         return r;
     if (line.wants_help) {
@@ -369,6 +398,7 @@ static bool is_same(const struct setting *s, const void *x, const void *y)
     case SETTING_TEXT:
     case SETTING_PATH:
     case SETTING_NAME:
+    case SETTING_SECRET:
     case SETTING_CHOICE: return is_same_text(*(char *const *)x, *(char *const *)y);
     case SETTING_LIST:
         for (size_t i = 0; l->count == m->count && i < l->count; i++)
@@ -380,13 +410,15 @@ static bool is_same(const struct setting *s, const void *x, const void *y)
 }
 
 int settings_reload(const struct settings_table *t, int argc, char **argv, struct arena *a,
-                    void *values, void *fresh,
+                    void *values, void *fresh, settings_check *check,
                     void (*changed)(void *ctx, const struct setting *s, bool is_taken), void *ctx,
                     struct accel_error *err)
 {
     struct line line = {0};
     int r = parse_all(t, argc, argv, &line, a, fresh, err);
 
+    if (r == 0 && check)
+        r = check(fresh, err);
     if (r < 0)
         return r;
     for (size_t i = 0; i < t->count; i++) {

@@ -28,6 +28,7 @@ enum setting_type {
     SETTING_BYTES,    /* uint64_t within min..max */
     SETTING_BOOL,     /* bool; on the command line a flag, in a file true/false, yes/no, on/off */
     SETTING_CHOICE,   /* const char *, one of `choices` ("a|b|c") */
+    SETTING_SECRET,   /* char *, into argv itself, so that it can be wiped; never in a file */
     SETTING_LIST,     /* struct setting_list of texts; given again on the command line it grows */
 };
 struct setting_list {
@@ -56,15 +57,17 @@ enum settings_result { SETTINGS_OK = 0, SETTINGS_ANSWERED = 1 };
 /* Fills `values` (the daemon's struct, defaults in it; strings go to the arena). --config FILE and
  * then FILE without ".yaml" plus ".d/" with its *.yaml in order of their names are read before the
  * command line is laid over them. SETTINGS_ANSWERED: --help, --version or --check-config was
- * answered on stdout. ACCEL_EINVAL, ACCEL_ENOENT, ACCEL_EIO: err says what, where, and what to try.
+ * answered on stdout. check (NULL: none) may find fault with the whole, before --check-config says
+ * that it is right. ACCEL_EINVAL, ACCEL_ENOENT, ACCEL_EIO: err says what, where, and what to try.
  * On failure `values` may be half filled. */
+typedef int settings_check(void *values, struct accel_error *err);
 int settings_parse(const struct settings_table *t, int argc, char **argv, struct arena *a,
-                   void *values, struct accel_error *err);
+                   void *values, settings_check *check, struct accel_error *err);
 /* What SIGHUP does: parses again into `fresh` (defaults in it), then calls changed() for each row
  * that differs from `values`; rows that are reloadable are copied over, the others keep what they
  * have. On failure nothing is changed. Texts stay in the arena. */
 int settings_reload(const struct settings_table *t, int argc, char **argv, struct arena *a,
-                    void *values, void *fresh,
+                    void *values, void *fresh, settings_check *check,
                     void (*changed)(void *ctx, const struct setting *s, bool is_taken), void *ctx,
                     struct accel_error *err);
 /* One file's text, for the above and for tests; `name` stands in errors ("NAME:3:7: ..."). */

@@ -154,6 +154,9 @@ void coord_check_all(
 int coord_archive_owner(struct coord *c, uint64_t call, const Accel__V1__AttemptRef *ref,
                         const uint8_t hash[32], const char **ret_user, struct accel_error *err);
 
+/* From the next step on; see struct coord_config. */
+void coord_set_history(struct coord *c, uint32_t jobs, int64_t ms);
+
 uint64_t coord_era(const struct coord *c);
 uint64_t coord_epoch(const struct coord *c);
 uint32_t coord_jobs_live(const struct coord *c);

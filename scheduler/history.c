@@ -171,6 +171,13 @@ void history_settle(struct coord *c)
     c->loaded_count = 0;
 }
 
+void coord_set_history(struct coord *c, uint32_t jobs, int64_t ms)
+{
+    c->config.history_jobs = jobs;
+    c->config.history_ms = ms;
+    c->needs_pruning = true;
+}
+
 void history_done(struct coord *c)
 {
     while (c->event_count)

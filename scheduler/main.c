@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/limits.h"
+#include "common/notify.h"
 #include "common/path.h"
 #include "scheduler/lock.h"
 #include "scheduler/shell.h"
@@ -30,7 +31,7 @@ static void say_ready(int fd)
     close(fd);
 }
 
-static int run(const struct coordinator_options *options)
+static int run(struct coordinator_options *options)
 {
     struct accel_error err = {0};
     /* static: a start that fails leaves them to the exit, and they stay reachable */
@@ -63,6 +64,7 @@ static int run(const struct coordinator_options *options)
     log_info("accel-coordinator %s serves %s, epoch %llu", ACCEL_VERSION, options->socket_path,
              (unsigned long long)coord_epoch(shell.core));
     say_ready(options->ready_fd);
+    notify_ready(&loop);
 
     uv_run(&loop, UV_RUN_DEFAULT);
 
@@ -73,7 +75,7 @@ static int run(const struct coordinator_options *options)
 
 int main(int argc, char **argv)
 {
-    struct coordinator_options options;
+    static struct coordinator_options options; /* a reload changes it */
     struct accel_error err = {0};
     int r = options_parse(argc, argv, &options, &err);
 
@@ -81,11 +83,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "accel-coordinator: error: %s\n", err.text);
         return 2;
     }
-    if (options.show_help || options.show_version) {
-        printf("%s", options.show_help ? options_help() : "accel-coordinator " ACCEL_VERSION "\n");
-        return 0;
-    }
+    if (r == SETTINGS_ANSWERED)
+        return fflush(stdout) == 0 ? 0 : 1;
     loop_daemon_prepare();
+    notify_init();
     log_init("accel-coordinator", options.log_level);
     return run(&options);
 }

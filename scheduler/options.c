@@ -1,176 +1,245 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * options.c - parses accel-coordinator's command line with getopt_long. Knows nothing of the
- * daemon; opens nothing.
+ * options.c - the table of accel-coordinator's settings, and from its texts to what the daemon
+ * takes. Knows nothing of the daemon; opens nothing but the settings' file.
  */
 #include "scheduler/options.h"
 
-#include <getopt.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "common/limits.h"
 #include "common/pki.h"
 #include "common/remote.h"
-#include "common/str.h"
+#include "scheduler/files.h"
 
-enum {
-    OPT_LISTEN = 256,
-    OPT_STATE_DIR,
-    OPT_IDLE_EXIT,
-    OPT_READY_FD,
-    OPT_JOBS,
-    OPT_AGE,
-    OPT_ADVERTISE,
-    OPT_SOCKET_MODE,
-    OPT_CERTIFICATE_LIFE,
-    OPT_LOG_LEVEL,
-    OPT_HELP,
-    OPT_VERSION
+struct raw { /* as the table fills it */
+    struct setting_list listen, advertise;
+    const char *state_dir, *socket_mode, *log_level;
+    int64_t certificate_ms, idle_exit_ms, history_ms;
+    uint64_t ready_fd, history_jobs, files_bytes;
 };
 
-static const struct option longs[] = {
-    {"listen", required_argument, NULL, OPT_LISTEN},
-    {"state-dir", required_argument, NULL, OPT_STATE_DIR},
-    {"idle-exit", required_argument, NULL, OPT_IDLE_EXIT},
-    {"ready-fd", required_argument, NULL, OPT_READY_FD},
-    {"history-jobs", required_argument, NULL, OPT_JOBS},
-    {"history-age", required_argument, NULL, OPT_AGE},
-    {"advertise", required_argument, NULL, OPT_ADVERTISE},
-    {"socket-mode", required_argument, NULL, OPT_SOCKET_MODE},
-    {"certificate-life", required_argument, NULL, OPT_CERTIFICATE_LIFE},
-    {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
-    {"help", no_argument, NULL, OPT_HELP},
-    {"version", no_argument, NULL, OPT_VERSION},
-    {NULL, 0, NULL, 0},
-};
+#define DAY_MS   (24ll * 3600 * 1000)
+#define NO_FD    UINT64_MAX
+#define AT(name) .offset = offsetof(struct raw, name)
 
-const char *options_help(void)
-{
-    return "accel-coordinator --listen unix:PATH --state-dir DIR [options]\n"
-           "Decides what runs where and keeps it durable. People use accelctl; this is started "
-           "by it or by a unit.\n"
-           "\n"
-           "  --listen unix:PATH    serve calls of this host on this socket\n"
-           "  --listen tcp:HOST:PORT  serve other machines too, by mutual TLS (0.0.0.0: all\n"
-           "                        interfaces; port 7443 if not given); may be given again\n"
-           "  --advertise HOST:PORT where other machines find us, if not there; goes into tokens\n"
-           "  --socket-mode MODE    0600 (default), 0660 or 0666: who on this host may call\n"
-           "  --certificate-life TIME  of nodes and users (default 90d); renewed at 2/3 of it\n"
-           "  --state-dir DIR       the store is DIR/accel.db; one coordinator per directory\n"
-           "  --idle-exit TIME      end when there is nothing to do for so long (30s, 5m); 0: "
-           "never (default)\n"
-           "  --history-jobs N      ended jobs kept (default 20000)\n"
-           "  --history-age TIME    ended jobs older than this go (default 30d)\n"
-           "  --ready-fd N          write \"ready\" there once calls are served\n"
-           "  --log-level L         error, warn, info or debug\n";
-}
-
-static int parse_level(const char *text, enum log_level *ret)
-{
-    static const struct {
-        const char *name;
-        enum log_level level;
-    } names[] = {{"error", LOG_LEVEL_ERROR},
-                 {"warn", LOG_LEVEL_WARN},
-                 {"info", LOG_LEVEL_INFO},
-                 {"debug", LOG_LEVEL_DEBUG}};
-
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        if (strcmp(text, names[i].name))
-            continue;
-        *ret = names[i].level;
-        return 0;
-    }
-    return ACCEL_EINVAL;
-}
-
-static int apply_listen(struct coordinator_options *o, const char *arg)
+static int check_listen(const char *value, struct accel_error *err)
 {
     struct remote_address address;
 
-    if (!strncmp(arg, "unix:/", 6)) {
-        o->socket_path = arg + 5;
+    if (!strncmp(value, "unix:/", 6))
         return 0;
-    }
-    if (strncmp(arg, "tcp:", 4) || o->listen_count == OPTIONS_LISTEN_MAX)
-        return ACCEL_EINVAL;
-    o->listen[o->listen_count++] = arg;
-    return remote_address_parse(arg, &address, NULL);
+    if (strncmp(value, "tcp:", 4))
+        return error_set(err, ACCEL_EINVAL,
+                         "listen cannot be '%s'\ntry: unix:/PATH or tcp:HOST:PORT", value);
+    return remote_address_parse(value, &address, err);
 }
 
-static int option_apply(struct coordinator_options *o, int opt, const char *arg)
+static int check_address(const char *value, struct accel_error *err)
 {
     struct remote_address address;
-    uint64_t value = 0;
-    int r = 0;
 
-    switch (opt) {
-    case OPT_LISTEN: r = apply_listen(o, arg); break;
-    case OPT_ADVERTISE:
-        if (o->advertise_count == OPTIONS_ADVERTISE_MAX)
-            return ACCEL_EINVAL;
-        r = remote_address_parse(arg, &address, NULL);
-        o->advertise[o->advertise_count++] = arg;
-        break;
-    case OPT_SOCKET_MODE:
-        o->socket_mode = !strcmp(arg, "0600") ? 0600 : !strcmp(arg, "0660") ? 0660 : 0666;
-        r = o->socket_mode == 0666 && strcmp(arg, "0666") ? ACCEL_EINVAL : 0;
-        break;
-    case OPT_CERTIFICATE_LIFE:
-        r = parse_duration_ms(arg, &value);
-        o->certificate_ms = (int64_t)value;
-        if (r == 0 && (value < 1000 || value > (uint64_t)PKI_CA_LIFE_MS))
-            r = ACCEL_EINVAL;
-        break;
-    case OPT_STATE_DIR: o->state_dir = arg; break;
-    case OPT_IDLE_EXIT:
-        r = parse_duration_ms(arg, &value);
-        if (r == 0)
-            o->idle_exit_ms = (int64_t)value;
-        break;
-    case OPT_READY_FD:
-        r = parse_u64(arg, 0, 1 << 20, &value);
-        if (r == 0)
-            o->ready_fd = (int)value;
-        break;
-    case OPT_JOBS: r = parse_u64(arg, 1, 1000000, &o->history_jobs); break;
-    case OPT_AGE: r = parse_duration_ms(arg, &o->history_ms); break;
-    case OPT_LOG_LEVEL: r = parse_level(arg, &o->log_level); break;
-    case OPT_HELP: o->show_help = true; break;
-    case OPT_VERSION: o->show_version = true; break;
-    default: r = ACCEL_EINVAL; break;
+    return remote_address_parse(value, &address, err);
+}
+
+static const struct setting rows[] = {
+    {.name = "listen",
+     .type = SETTING_LIST,
+     AT(listen),
+     .metavar = "ADDRESS",
+     .check = check_listen,
+     .help = "unix:PATH serves this host, tcp:HOST:PORT other machines too, by mutual TLS "
+             "(0.0.0.0: all interfaces; port 7443 if none is named)"},
+    {.name = "advertise",
+     .type = SETTING_LIST,
+     AT(advertise),
+     .metavar = "HOST:PORT",
+     .check = check_address,
+     .help = "where other machines find us, if not where we listen; goes into tokens"},
+    {.name = "state-dir",
+     .type = SETTING_PATH,
+     AT(state_dir),
+     .metavar = "DIR",
+     .help = "the store is DIR/accel.db; one coordinator per directory"},
+    {.name = "socket-mode",
+     .type = SETTING_CHOICE,
+     AT(socket_mode),
+     .choices = "0600|0660|0666",
+     .help = "who on this host may call (default 0600: our own user)"},
+    {.name = "certificate-life",
+     .type = SETTING_DURATION,
+     AT(certificate_ms),
+     .metavar = "TIME",
+     .min = 1000,
+     .max = PKI_CA_LIFE_MS,
+     .help = "of nodes and users (default 90d); renewed at 2/3 of it"},
+    {.name = "history-jobs",
+     .type = SETTING_NUMBER,
+     AT(history_jobs),
+     .metavar = "N",
+     .min = 1,
+     .max = 1000000,
+     .is_reloadable = true,
+     .help = "ended jobs kept (default 20000)"},
+    {.name = "history-age",
+     .type = SETTING_DURATION,
+     AT(history_ms),
+     .metavar = "TIME",
+     .min = 1000,
+     .max = 3650 * DAY_MS,
+     .is_reloadable = true,
+     .help = "ended jobs older than this go (default 30d)"},
+    {.name = "files-bytes",
+     .type = SETTING_BYTES,
+     AT(files_bytes),
+     .metavar = "SIZE",
+     .min = LIMIT_SYNC_BYTES,
+     .help = "kept of the directories that jobs bring by --sync (default 20G)"},
+    {.name = "log-level",
+     .type = SETTING_CHOICE,
+     AT(log_level),
+     .choices = LOG_LEVELS,
+     .is_reloadable = true,
+     .help = "default info"},
+    {.name = "idle-exit",
+     .type = SETTING_DURATION,
+     AT(idle_exit_ms),
+     .metavar = "TIME",
+     .is_command_line_only = true,
+     .help = "end when there is nothing to do for so long; 0: never (default)"},
+    {.name = "ready-fd",
+     .type = SETTING_NUMBER,
+     AT(ready_fd),
+     .metavar = "N",
+     .max = 1 << 20,
+     .is_command_line_only = true,
+     .help = "write \"ready\" there once calls are served"},
+};
+static const struct settings_table table = {
+    .program = "accel-coordinator",
+    .about = "Decides what runs where and keeps it durable. People use accelctl; this is\n"
+             "started by it or by a unit.\n",
+    .rows = rows,
+    .count = ARRAY_LEN(rows),
+};
+
+static const struct raw defaults = {
+    .log_level = "info",
+    .socket_mode = "0600",
+    .ready_fd = NO_FD,
+    .history_jobs = LIMIT_HISTORY_JOBS,
+    .history_ms = LIMIT_HISTORY_MS,
+    .certificate_ms = LIMIT_CERTIFICATE_MS,
+    .files_bytes = FILES_TOTAL_BYTES,
+};
+
+static struct { /* what a reload needs; reachable until the end */
+    int argc;
+    char **argv;
+    struct raw raw;
+    struct arena arena;
+} kept;
+
+static int take_listen(struct coordinator_options *o, const struct setting_list *list,
+                       struct accel_error *err)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        bool is_local = !strncmp(list->items[i], "unix:", 5);
+        if ((is_local && o->socket_path) || (!is_local && o->listen_count == OPTIONS_LISTEN_MAX))
+            return error_set(err, ACCEL_EINVAL, "listen: one unix: and at most %u tcp: addresses",
+                             OPTIONS_LISTEN_MAX);
+        if (is_local)
+            o->socket_path = list->items[i] + 5;
+        else
+            o->listen[o->listen_count++] = list->items[i];
     }
-    return r;
+    return 0;
+}
+
+static void take_reloadable(struct coordinator_options *o, const struct raw *raw)
+{
+    o->history_jobs = raw->history_jobs;
+    o->history_ms = raw->history_ms;
+    CHECK(log_level_parse(raw->log_level, &o->log_level) == 0); /* the table knows the same */
+}
+
+static int take(struct coordinator_options *o, const struct raw *raw, struct accel_error *err)
+{
+    int r = take_listen(o, &raw->listen, err);
+
+    if (r < 0)
+        return r;
+    if (raw->advertise.count > OPTIONS_ADVERTISE_MAX)
+        return error_set(err, ACCEL_EINVAL, "advertise: at most %u", OPTIONS_ADVERTISE_MAX);
+    for (; o->advertise_count < raw->advertise.count; o->advertise_count++)
+        o->advertise[o->advertise_count] = raw->advertise.items[o->advertise_count];
+    o->socket_mode = !strcmp(raw->socket_mode, "0600")   ? 0600
+                     : !strcmp(raw->socket_mode, "0660") ? 0660
+                                                         : 0666;
+    o->state_dir = raw->state_dir;
+    o->certificate_ms = raw->certificate_ms;
+    o->idle_exit_ms = raw->idle_exit_ms;
+    o->files_bytes = raw->files_bytes;
+    o->ready_fd = raw->ready_fd == NO_FD ? -1 : (int)raw->ready_fd;
+    take_reloadable(o, raw);
+    return 0;
+}
+
+static int check_needed(void *values, struct accel_error *err)
+{
+    const struct raw *raw = values;
+    struct coordinator_options o = {0};
+
+    int r = take(&o, raw, err);
+    if (r < 0)
+        return r;
+    if (!o.socket_path || !o.state_dir)
+        return error_set(
+            err, ACCEL_EINVAL,
+            "listen unix:PATH and state-dir are needed\ntry: accel-coordinator --help");
+    return 0;
 }
 
 int options_parse(int argc, char **argv, struct coordinator_options *ret_options,
                   struct accel_error *err)
 {
-    struct coordinator_options o = {.ready_fd = -1,
-                                    .history_jobs = LIMIT_HISTORY_JOBS,
-                                    .history_ms = LIMIT_HISTORY_MS,
-                                    .socket_mode = 0600,
-                                    .certificate_ms = LIMIT_CERTIFICATE_MS,
-                                    .log_level = LOG_LEVEL_INFO};
-    int opt;
+    struct coordinator_options o = {0};
 
-    opterr = 0;
-    while ((opt = getopt_long(argc, argv, "", longs, NULL)) != -1) {
-        if (opt == '?' || opt == ':')
-            return error_set(err, ACCEL_EINVAL,
-                             "unknown option or missing value: %s\ntry: accel-coordinator --help",
-                             argv[optind - 1]);
-        int r = option_apply(&o, opt, optarg);
-        if (r < 0)
-            return error_set(err, r, "--%s cannot be '%s'\ntry: accel-coordinator --help",
-                             longs[opt - OPT_LISTEN].name, optarg);
-    }
-    if (optind < argc)
-        return error_set(err, ACCEL_EINVAL, "unexpected argument '%s'", argv[optind]);
-    if (!o.show_help && !o.show_version && (!o.socket_path || !o.state_dir))
-        return error_set(
-            err, ACCEL_EINVAL,
-            "--listen unix:PATH and --state-dir are needed\ntry: accel-coordinator --help");
+    arena_init(&kept.arena);
+    kept.argc = argc;
+    kept.argv = argv;
+    kept.raw = defaults;
+    int r = settings_parse(&table, argc, argv, &kept.arena, &kept.raw, check_needed, err);
+    if (r != SETTINGS_OK)
+        return r;
+    CHECK(take(&o, &kept.raw, err) == 0); /* check_needed() has */
     *ret_options = o;
-    return 0;
+    return SETTINGS_OK;
+}
+
+struct telling {
+    void (*told)(void *ctx, const char *name, bool is_taken);
+    void *ctx;
+};
+
+static void on_changed(void *ctx, const struct setting *s, bool is_taken)
+{
+    const struct telling *t = ctx;
+
+    t->told(t->ctx, s->name, is_taken);
+}
+
+int options_reload(struct coordinator_options *options,
+                   void (*told)(void *ctx, const char *name, bool is_taken), void *ctx,
+                   struct accel_error *err)
+{
+    struct raw fresh = defaults;
+    struct telling t = {told, ctx};
+    int r = settings_reload(&table, kept.argc, kept.argv, &kept.arena, &kept.raw, &fresh,
+                            check_needed, on_changed, &t, err);
+
+    if (r == 0)
+        take_reloadable(options, &kept.raw);
+    return r;
 }

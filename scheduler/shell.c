@@ -16,6 +16,7 @@
 #include "common/codec.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/notify.h"
 #include "common/rpc_local.h"
 #include "scheduler/files.h"
 
@@ -338,6 +339,28 @@ static void on_signal(void *ctx, int signo)
     shell_stop(ctx, strsignal(signo));
 }
 
+static void on_setting(void *ctx, const char *name, bool is_taken)
+{
+    (void)ctx;
+    if (is_taken)
+        log_info("%s has changed", name);
+    else
+        log_warn("%s has changed, which is for the next start", name);
+}
+
+static void on_reload(void *ctx)
+{
+    struct shell *s = ctx;
+    struct accel_error err = {0};
+
+    notify_reloading();
+    if (options_reload(s->options, on_setting, s, &err) < 0)
+        log_error("the settings stay as they are: %s", err.text);
+    log_set_level(s->options->log_level);
+    coord_set_history(s->core, (uint32_t)s->options->history_jobs, s->options->history_ms);
+    notify_ready(s->loop);
+}
+
 /* --- life --- */
 
 static uint64_t random_era(void)
@@ -374,7 +397,7 @@ static int load_core(struct shell *s, struct accel_error *err)
     return 0;
 }
 
-int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_options *options,
+int shell_init(struct shell *s, uv_loop_t *loop, struct coordinator_options *options,
                struct accel_error *err)
 {
     static const struct store_thread_callbacks callbacks = {on_committed, on_commit_failing,
@@ -401,7 +424,7 @@ int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_option
         return r;
     char files_dir[PATH_MAX];
     snprintf(files_dir, sizeof(files_dir), "%s/files", options->state_dir);
-    r = files_create(loop, files_dir, FILES_TOTAL_BYTES, &s->files, err);
+    r = files_create(loop, files_dir, options->files_bytes, &s->files, err);
     if (r < 0)
         return r;
     r = store_thread_start(loop, s->store, &callbacks, s, &s->thread, err);
@@ -415,6 +438,7 @@ int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_option
         r = loop_timer_init(loop, &s->idle, on_idle, s);
     if (r == 0)
         r = loop_signals_init(loop, &s->signals, on_signal, s);
+    s->signals.on_reload = on_reload;
     return r < 0 ? error_set(err, r, "cannot set up the event loop") : 0;
 }
 
@@ -486,6 +510,7 @@ void shell_stop(struct shell *s, const char *why)
         return;
     log_info("stopping: %s", why);
     s->is_stopping = true;
+    notify_stopping();
     /* The name goes first: who comes now starts a successor, which waits for our lock. */
     struct stat st;
     if (stat(s->options->socket_path, &st) == 0 && st.st_ino == s->socket_inode)

@@ -25,7 +25,7 @@ struct deferred; /* a message of an agent that waits for the store */
 
 struct shell {
     uv_loop_t *loop;
-    const struct coordinator_options *options;
+    struct coordinator_options *options; /* SIGHUP changes some */
     struct coord *core;
     struct store *store; /* owned by `thread` once that runs */
     struct store_thread *thread;
@@ -60,7 +60,7 @@ struct shell {
 };
 
 /* Opens the store, loads the core, commits the new epoch. Blocking. */
-int shell_init(struct shell *s, uv_loop_t *loop, const struct coordinator_options *options,
+int shell_init(struct shell *s, uv_loop_t *loop, struct coordinator_options *options,
                struct accel_error *err);
 /* Serves calls on the listening socket, which it then owns. */
 int shell_serve(struct shell *s, int listen_fd, struct accel_error *err);

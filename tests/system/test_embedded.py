@@ -201,7 +201,8 @@ def named_coordinator(c):
     result = c.fails(5, "launch", "true", env={"ACCEL_COORDINATOR": "unix:" + c.path("none.sock")})
     check(c.path("none.sock") in result.err and "why:" in result.err, "the error: %s", result)
     c.fails(5, "ps", "--coordinator", "unix:" + c.path("none.sock"))
-    c.fails(2, "ps", "--coordinator", "tcp:1.2.3.4")
+    c.fails(4, "ps", "--coordinator", "tcp:1.2.3.4")  # no credentials for it
+    c.fails(2, "ps", "--coordinator", "ftp:1.2.3.4:x")
     check_equal(c.processes(), {}, "daemons")
 
 

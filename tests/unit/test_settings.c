@@ -155,7 +155,7 @@ static void write_file(const char *path, const char *text)
 
 #define PARSE(...)                                                                                 \
     settings_parse(&table, ARRAY_LEN(((const char *[]){"testd", __VA_ARGS__})),                    \
-                   (char **)(const char *[]){"testd", __VA_ARGS__, NULL}, &a, &v, &err)
+                   (char **)(const char *[]){"testd", __VA_ARGS__, NULL}, &a, &v, NULL, &err)
 
 static void test_line_over_file(void **state)
 {
@@ -240,15 +240,15 @@ static void test_reload(void **state)
     arena_init(&a);
     write_file(path, "history_jobs: 1\nnode_name: a\nlisten: [x]\n");
     char *argv[] = {"testd", "--config", path, "--log-level=info", NULL};
-    assert_int_equal(settings_parse(&table, 4, argv, &a, &v, &err), 0);
+    assert_int_equal(settings_parse(&table, 4, argv, &a, &v, NULL, &err), 0);
     write_file(path, "history_jobs: 2\nnode_name: b\nlisten: [x]\nlog_level: debug\n");
-    assert_int_equal(settings_reload(&table, 4, argv, &a, &v, &fresh, on_changed, said, &err), 0);
+    assert_int_equal(settings_reload(&table, 4, argv, &a, &v, &fresh, NULL, on_changed, said, &err), 0);
     assert_string_equal(said, "node-name- history-jobs+ "); /* the line's log level holds */
     assert_int_equal(v.jobs, 2);
     assert_string_equal(v.name, "a");
     write_file(path, "history_jobs: x\n");
     fresh = (struct values){0};
-    assert_int_equal(settings_reload(&table, 4, argv, &a, &v, &fresh, on_changed, said, &err),
+    assert_int_equal(settings_reload(&table, 4, argv, &a, &v, &fresh, NULL, on_changed, said, &err),
                      ACCEL_EINVAL);
     assert_int_equal(v.jobs, 2);
     arena_done(&a);
