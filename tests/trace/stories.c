@@ -247,6 +247,34 @@ static struct world *tell_start_lost(void)
     return w;
 }
 
+static bool is_waiting_alone(struct world *w, uint64_t arg)
+{
+    (void)arg;
+    return ops_are_done(w) && w->coord.core && coord_jobs_live(w->coord.core) == 1;
+}
+
+/* Devices go away: the job that needs them blocks nobody, and runs when they are back. */
+static struct world *tell_aside(void)
+{
+    struct world_config config = world_calm;
+    config.cpus = 4;
+    struct world *w = begin(config);
+    client_submit(&w->clients[0], &(struct world_job){.plan = UNTIL_TOLD, .procs = 4}, 0);
+    until(w, is_running, 1);
+    client_submit(&w->clients[0], &(struct world_job){.plan = {.run_ms = 20}, .procs = 4}, 0);
+    client_submit(&w->clients[0], &(struct world_job){.plan = {.run_ms = 10}, .procs = 1}, 0);
+    world_run(w, 20);
+    w->config.cpus = 2;
+    node_tell_devices(&w->nodes[0]);
+    world_run(w, 20);
+    exit_ranks(w, 1, 4);
+    until(w, is_waiting_alone, 0);
+    w->config.cpus = 4;
+    node_tell_devices(&w->nodes[0]);
+    end(w);
+    return w;
+}
+
 static bool is_suspect(struct world *w, uint64_t arg)
 {
     (void)arg;
@@ -319,6 +347,7 @@ static const struct {
     {"shim_lost", "the shim is killed", tell_shim_lost},
     {"store_fails", "the disk is full for a while", tell_store_fails},
     {"start_lost", "a Start is lost on the way", tell_start_lost},
+    {"aside", "a job waits for devices that went away", tell_aside},
     {"standstill", "the coordinator stands still for ten seconds", tell_standstill},
     {"clock_jumps", "the wall clock jumps forward and back", tell_clock_jumps},
 };
