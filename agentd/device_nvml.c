@@ -43,6 +43,7 @@ struct proof {
     size_t count;
     uint64_t asked; /* the look that is waited for */
     int64_t deadline_ms, next_ms, pause_ms;
+    bool was_seen; /* a look has come since the release */
 };
 
 struct device_nvml {
@@ -135,10 +136,10 @@ static void say_fault(const struct device_nvml *n, const struct nvml_gpu *gpu, c
     const struct given *g = find_given(n, gpu->uuid);
     char busy[NVML_FAULT_BYTES - 16];
     buf[0] = 0;
-    if (gpu->fault[0]) {
-        str_copy(buf, size, gpu->fault);
-    } else if (hanging[0]) {
+    if (hanging[0] && (gpu->is_hearsay || !gpu->fault[0])) {
         str_copy(buf, size, hanging);
+    } else if (gpu->fault[0]) {
+        str_copy(buf, size, gpu->fault);
     } else if (g) { /* who works on one that was given out is looked at when it is back */
         if (g->is_held)
             snprintf(buf, size, "held by %s", g->held);
@@ -307,14 +308,13 @@ static void proof_free(struct proof *p)
  * free. */
 static void proof_end(struct device_nvml *n, struct proof *p)
 {
-    struct nvml_shared *sh = n->shared;
     for (size_t i = 0; i < p->count; i++) {
         struct given *g = find_given(n, p->uuids[i]);
         if (!g)
             continue;
-        pthread_mutex_lock(&sh->lock);
-        g->is_held = !sh->latest->has_users ? g->held[0] : !is_free(sh, g);
-        pthread_mutex_unlock(&sh->lock);
+        if (!p->was_seen)
+            str_copy(g->held, sizeof(g->held), "nobody knows whom: the driver did not answer");
+        g->is_held = g->held[0];
         if (g->is_held)
             log_warn("GPU %s is not free %" PRId64 " s after its job ended: held by %s", g->uuid,
                      n->proof_ms / 1000, g->held);
@@ -323,15 +323,17 @@ static void proof_end(struct device_nvml *n, struct proof *p)
     }
 }
 
+/* Looks at all of them, so that each one's `held` is what the last look saw. */
 static bool is_proven(const struct device_nvml *n, const struct proof *p)
 {
     const struct nvml_shared *sh = n->shared;
+    bool is_all = true;
     for (size_t i = 0; i < p->count; i++) {
         struct given *g = find_given(n, p->uuids[i]);
         if (g && !is_free(sh, g))
-            return false;
+            is_all = false;
     }
-    return true;
+    return is_all;
 }
 
 /* Takes the proofs that are done out of the list; what is not proven is looked at again, until it
@@ -343,8 +345,9 @@ static struct proof *take_done(struct device_nvml *n, int64_t now_ms)
     for (struct proof **at = &n->proofs, *p; (p = *at);) {
         pthread_mutex_lock(&sh->lock);
         bool has_looked = p->asked && sh->looked >= p->asked;
-        bool is_done =
-            now_ms >= p->deadline_ms || (has_looked && sh->latest->has_users && is_proven(n, p));
+        bool is_whole = has_looked && sh->latest->has_users;
+        bool is_done = (is_whole && is_proven(n, p)) || now_ms >= p->deadline_ms;
+        p->was_seen |= is_whole;
         pthread_mutex_unlock(&sh->lock);
         if (is_done) {
             *at = p->next;

@@ -19,13 +19,12 @@
 #include "common/error.h"
 
 #define NVML_GPUS_MAX      256u /* whole GPUs and MIG instances; those after are not listed */
-#define NVML_PROCESSES_MAX 64u /* of one GPU that are looked at; further ones change no verdict */
-#define NVML_EVENTS_MAX                                                                            \
-    64u /* waiting for the look; further ones are dropped */
-#define NVML_PATHS_MAX   6u
-#define NVML_FAULT_BYTES 160u
-#define NVML_PATH_BYTES  96u
-#define NVML_RETRY_MS    60000 /* no driver: each try may run nvidia-modprobe */
+#define NVML_PROCESSES_MAX 64u  /* of one GPU that are looked at; further ones change no verdict */
+#define NVML_EVENTS_MAX    64u  /* waiting for the look; further ones are dropped */
+#define NVML_PATHS_MAX     6u
+#define NVML_FAULT_BYTES   160u
+#define NVML_PATH_BYTES    96u
+#define NVML_RETRY_MS      60000 /* no driver: each try may run nvidia-modprobe */
 
 /* ---- the library ---- */
 
@@ -77,6 +76,7 @@ struct nvml_gpu {
     struct nvmlDevice_st *handle;
     char fault[NVML_FAULT_BYTES];
     bool is_mig, is_broken, is_gone;
+    bool is_hearsay; /* from the driver's files in /proc: NVML has not said anything of it yet */
     struct nvml_process processes[NVML_PROCESSES_MAX];
     size_t process_count;
     struct nvml_process
@@ -161,6 +161,9 @@ struct nvml_looker {
  * the driver is not there any more, nvmlInit is to be called again. */
 struct nvml_snapshot *nvml_scan(struct nvml_looker *l, const nvml_event_t *events,
                                 size_t event_count, bool with_users, bool *ret_is_down);
+/* What the driver's files in /proc tell, before NVML is asked: a machine whose NVML does not work
+ * has its GPUs nevertheless, and what belongs on them must not run on CPUs. */
+struct nvml_snapshot *nvml_scan_proc(struct nvml_looker *l);
 /* Without a driver: what the last look had, each with this fault. */
 struct nvml_snapshot *nvml_scan_down(struct nvml_looker *l, const char *why);
 

@@ -4,6 +4,7 @@
  * with them. Runs on the looking thread. Neighbours: device_nvml_watch.c calls it, gpu_users.c
  * names processes. It must not touch what the loop owns.
  */
+#include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -309,7 +310,7 @@ static void keep_gone(struct nvml_snapshot *s, const struct nvml_snapshot *last,
         bool has_parent = false;
         for (size_t k = 0; old->is_mig && k < s->count; k++)
             has_parent |= strcmp(s->gpus[k].bus, old->bus) == 0;
-        if (has_parent || find_gpu(s, old->uuid) || !(g = add_gpu(s)))
+        if (has_parent || (old->is_hearsay && !why) || find_gpu(s, old->uuid) || !(g = add_gpu(s)))
             continue; /* an instance that was taken away is no fault */
         *g = *old;
         g->links = NULL;
@@ -559,6 +560,58 @@ struct nvml_snapshot *nvml_scan_down(struct nvml_looker *l, const char *why)
     struct nvml_snapshot *s = snapshot_new(l);
     str_copy(s->note, sizeof(s->note), why);
     keep_gone(s, l->last, why);
+    return snapshot_fit(s);
+}
+
+/* The value of "Name: \t value" in such a file; "" if there is none. */
+static void proc_field(const char *text, const char *name, char *buf, size_t size)
+{
+    const char *line = strstr(text, name);
+    buf[0] = 0;
+    if (!line)
+        return;
+    line += strlen(name);
+    line += strspn(line, ": \t");
+    snprintf(buf, size, "%.*s", (int)strcspn(line, "\n"), line);
+}
+
+static void add_from_proc(const struct nvml_shared *sh, struct nvml_snapshot *s, const char *bus)
+{
+    char path[320], number[16];
+    uint64_t minor;
+    AUTO_FREE char *text = NULL;
+    size_t len;
+    snprintf(path, sizeof(path), "%s/driver/nvidia/gpus/%.32s/information", sh->proc_root, bus);
+    struct nvml_gpu *g =
+        path_read_all(AT_FDCWD, path, 65536, &text, &len, NULL) < 0 ? NULL : add_gpu(s);
+    if (!g)
+        return;
+    g->is_hearsay = true;
+    str_copy(g->bus, sizeof(g->bus), bus);
+    proc_field(text, "Model", g->model, sizeof(g->model));
+    proc_field(text, "GPU UUID", g->uuid, sizeof(g->uuid));
+    if (!g->uuid[0] || strchr(g->uuid, '?')) /* a GPU that nobody has opened yet hides it */
+        str_copy(g->uuid, sizeof(g->uuid), g->bus);
+    proc_field(text, "Device Minor", number, sizeof(number));
+    if (parse_u64(number, 0, INT32_MAX, &minor) == 0)
+        g->minor = (int32_t)minor;
+    fill_paths(sh, g);
+    set_fault(g, "the driver has not told of it yet");
+}
+
+struct nvml_snapshot *nvml_scan_proc(struct nvml_looker *l)
+{
+    struct nvml_snapshot *s = snapshot_new(l);
+    char path[128];
+    snprintf(path, sizeof(path), "%s/driver/nvidia/gpus", l->shared->proc_root);
+    DIR *d = opendir(path);
+    for (const struct dirent *e; d && (e = readdir(d));) {
+        if (e->d_name[0] != '.' && strlen(e->d_name) < sizeof(s->gpus[0].bus))
+            add_from_proc(l->shared, s, e->d_name);
+    }
+    if (d)
+        closedir(d);
+    qsort(s->gpus, s->count, sizeof(*s->gpus), compare_bus);
     return snapshot_fit(s);
 }
 

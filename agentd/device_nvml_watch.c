@@ -220,6 +220,7 @@ static void *looker_main(void *arg)
     nvml_event_t events[NVML_EVENTS_MAX];
     int64_t next_ms = 0;
     pthread_setname_np(pthread_self(), "nvml");
+    publish(l, nvml_scan_proc(l), 0); /* answers nobody, but is there if NVML never answers */
     pthread_mutex_lock(&sh->lock);
     while (!sh->is_ending) {
         if (sh->asked == sh->looked && sh->event_count == 0 && clock_mono_ms() < next_ms) {

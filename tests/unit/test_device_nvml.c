@@ -333,6 +333,41 @@ static void test_hang_from_the_start(void **state)
     (void)wait_fault("GPU-0", "");
 }
 
+/* GPUs that only the kernel's driver tells of are there, with why they cannot be used. */
+static void test_hearsay(void **state)
+{
+    const char name[] = "proc/driver/nvidia/gpus/0000:1b:00.0/information";
+    char path[128];
+    make_dirs("proc/driver/nvidia/gpus/0000:1b:00.0");
+    write_at(name, "Model: \t\t NVIDIA H200\nIRQ:   \t\t 0\nGPU UUID: \t GPU-0\n"
+                   "Bus Location: \t 0000:1b:00.0\nDevice Minor: \t 5\n");
+    make_dirs("proc/driver/nvidia/gpus/0000:2b:00.0");
+    write_at("proc/driver/nvidia/gpus/0000:2b:00.0/information",
+             "Model: \t\t NVIDIA H200\nGPU UUID: \t GPU-?"
+             "?\n");
+    machine("hang nvmlInit\ninit 18\n");
+    open_source(FAKE_NVML_SO, 60, 0);
+    (void)wait_fault("GPU-0", "the driver does not answer for 1 s (nvmlInit)");
+    assert_int_equal(count, 2);
+    assert_string_equal(devices[0]->model, "NVIDIA H200");
+    assert_string_equal(devices[0]->bus, "0000:1b:00.0");
+    assert_non_null(strstr(devices[0]->paths[0], "/nvidia5"));
+    assert_string_equal(devices[1]->id, "gpu:0000:2b:00.0");
+    machine("init 18\n");
+    (void)wait_fault("GPU-0", "different versions");
+    assert_false(device("GPU-0")->is_broken);
+    source->ops->destroy(source);
+    machine("gpu GPU-0 bus=1b\ngpu GPU-1 bus=2b\n");
+    open_source(FAKE_NVML_SO, 0, 0);
+    (void)wait_fault("GPU-1", "");
+    assert_int_equal(count, 2); /* the one without a UUID has its name now */
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof(path), "%s/proc/driver/nvidia/gpus/0000:%db:00.0/information", dir,
+                 i + 1);
+        assert_int_equal(unlink(path), 0);
+    }
+}
+
 static void test_old_driver(void **state)
 {
     machine("driver 390.1\ngpu GPU-0 bus=1 minor=3 model=K80 memory=12000\n");
@@ -495,15 +530,25 @@ static void test_xids(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        SOURCE_TEST(test_eight),      SOURCE_TEST(test_links_after_other_sources),
-        SOURCE_TEST(test_mig),        SOURCE_TEST(test_events),
-        SOURCE_TEST(test_lost),       SOURCE_TEST(test_no_driver),
-        SOURCE_TEST(test_mismatch),   SOURCE_TEST(test_mismatch_from_the_start),
-        SOURCE_TEST(test_hang),       SOURCE_TEST(test_hang_from_the_start),
-        SOURCE_TEST(test_old_driver), SOURCE_TEST(test_wrong_library),
-        SOURCE_TEST(test_busy),       SOURCE_TEST(test_given_and_back),
-        SOURCE_TEST(test_held),       SOURCE_TEST(test_open_descriptors),
-        SOURCE_TEST(test_adopted),    cmocka_unit_test(test_xids),
+        SOURCE_TEST(test_eight),
+        SOURCE_TEST(test_links_after_other_sources),
+        SOURCE_TEST(test_mig),
+        SOURCE_TEST(test_events),
+        SOURCE_TEST(test_lost),
+        SOURCE_TEST(test_no_driver),
+        SOURCE_TEST(test_mismatch),
+        SOURCE_TEST(test_mismatch_from_the_start),
+        SOURCE_TEST(test_hang),
+        SOURCE_TEST(test_hang_from_the_start),
+        SOURCE_TEST(test_hearsay),
+        SOURCE_TEST(test_old_driver),
+        SOURCE_TEST(test_wrong_library),
+        SOURCE_TEST(test_busy),
+        SOURCE_TEST(test_given_and_back),
+        SOURCE_TEST(test_held),
+        SOURCE_TEST(test_open_descriptors),
+        SOURCE_TEST(test_adopted),
+        cmocka_unit_test(test_xids),
     };
     char path[128];
     assert_non_null(mkdtemp(dir));
