@@ -148,10 +148,8 @@ static void on_request_closed(uv_handle_t *handle)
 
 static void stop_try(struct request *q)
 {
-    if (q->is_running) {
+    if (q->is_running)
         lib.curl_multi_remove_handle(q->m->multi, q->easy);
-        q->m->in_flight--;
-    }
     q->is_running = false;
     if (q->easy)
         lib.curl_easy_cleanup(q->easy);
@@ -257,7 +255,6 @@ static void start_try(struct request *q)
     set_options(q, url.data);
     CHECK(lib.curl_multi_add_handle(q->m->multi, q->easy) == CURLM_OK);
     q->is_running = true;
-    q->m->in_flight++;
 }
 
 static void tell(struct request *q, int r)
@@ -329,37 +326,28 @@ static void on_done(struct request *q, CURLcode code)
         request_end(q);
 }
 
-/* How many tries have ended. */
-static int take_results(struct metadata *m)
+static void take_results(struct metadata *m)
 {
     CURLMsg *msg;
-    int left, taken = 0;
+    int left;
     while (!m->is_closing && (msg = lib.curl_multi_info_read(m->multi, &left))) {
         struct request *q = NULL;
         CURLcode code = msg->data.result;
         if (msg->msg != CURLMSG_DONE)
             continue;
         CHECK(lib.curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, &q) == CURLE_OK);
-        taken++;
         on_done(q, code);
     }
-    return taken;
 }
 
 /* ---- the bridge to the loop ---- */
 
-static void on_due(uv_timer_t *timer);
-
 static void act(struct metadata *m, curl_socket_t fd, int events)
 {
-    int running = 0, before = m->in_flight;
+    int running;
     enter(m);
     lib.curl_multi_socket_action(m->multi, fd, events, &running);
-    int taken = take_results(m);
-    /* Seen with 7.88 when a peer hangs up: the try has ended, its result comes with the next call,
-     * and curl asks for none. */
-    if (!m->is_closing && running + taken < before)
-        CHECK(uv_timer_start(&m->timer, on_due, 0, 0) == 0);
+    take_results(m);
     leave(m);
 }
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "agentd/device_sysfs.h"
 #include "agentd/metadata.h"
 #include "common/log.h"
 #include "common/str.h"
@@ -26,6 +27,7 @@ static const char *const keys[ASK_COUNT] = {
 
 struct answer {
     struct slice *slice;
+    bool is_given;
     char *text; /* NULL: none */
 };
 
@@ -166,6 +168,9 @@ static void on_answer(void *ctx, int r, const char *body, size_t len)
 {
     struct answer *answer = ctx;
     struct slice *s = answer->slice;
+    if (answer->is_given) /* a watched value changed while others are awaited: too late */
+        return;
+    answer->is_given = true;
     if (r == 0 && strlen(body) == len)
         answer->text = xstrdup(body);
     else if (r != ACCEL_ENOENT && r != ACCEL_EUNAVAIL)
@@ -173,6 +178,18 @@ static void on_answer(void *ctx, int r, const char *body, size_t len)
                  accel_error_sentence(r < 0 ? r : ACCEL_EPROTO));
     if (--s->waiting == 0)
         finish(s);
+}
+
+/* On Google's machines the server exists, however long it is silent or puts us off (a network that
+ * is not up yet): then the question stands until it is answered. */
+static bool is_google(void)
+{
+    struct arena a;
+    arena_init(&a);
+    const char *name = sysfs_text(&a, "%s/class/dmi/id/product_name", sysfs_root());
+    bool is_one = name && strncmp(name, "Google", 6) == 0;
+    arena_done(&a);
+    return is_one;
 }
 
 struct slice *slice_create(uv_loop_t *loop, void (*on_change)(void *ctx), void *ctx)
@@ -187,10 +204,14 @@ struct slice *slice_create(uv_loop_t *loop, void (*on_change)(void *ctx), void *
         s->is_known = true;
         return s;
     }
+    bool is_stubborn = is_google();
     for (size_t i = 0; i < ASK_COUNT; i++) {
-        s->answers[i].slice = s;
+        struct answer *a = &s->answers[i];
+        a->slice = s;
         s->waiting++;
-        CHECK(metadata_get(s->metadata, keys[i], on_answer, &s->answers[i], &err) == 0);
+        int r = is_stubborn ? metadata_watch(s->metadata, keys[i], on_answer, a, &err)
+                            : metadata_get(s->metadata, keys[i], on_answer, a, &err);
+        CHECK(r == 0); /* fewer than METADATA_REQUESTS */
     }
     return s;
 }

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -36,7 +38,7 @@ struct connection {
 static uv_loop_t loop;
 static uv_tcp_t server;
 static const struct script *script;
-static unsigned script_at, server_requests, server_open;
+static unsigned script_at, server_requests, server_open, hang_ups; /* at the first requests */
 static char host[64];
 static struct metadata *client;
 
@@ -65,7 +67,7 @@ static void on_written(uv_write_t *req, int status)
 
 static void answer(struct connection *c, const struct script *s)
 {
-    AUTO_STR struct str text;
+    AUTO_STR struct str text = {0};
     if (!s->headers)
         return;
     if (!s->headers[0]) {
@@ -94,7 +96,10 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     c->text[c->len] = 0;
     if (!strstr(c->text, "\r\n\r\n"))
         return;
-    server_requests++;
+    if (server_requests++ < hang_ups) {
+        uv_close((uv_handle_t *)stream, on_conn_closed);
+        return;
+    }
     assert_non_null(strstr(c->text, "\r\nMetadata-Flavor: Google\r\n"));
     for (const struct script *s = script; s->key; s++) { /* by key, or one after the other */
         char path[256];
@@ -136,7 +141,7 @@ static int setup(void **state)
     int len = sizeof(addr);
     (void)state;
     memset(&heard, 0, sizeof(heard));
-    script_at = server_requests = 0;
+    script_at = server_requests = hang_ups = 0;
     assert_int_equal(uv_loop_init(&loop), 0);
     assert_int_equal(uv_tcp_init(&loop, &server), 0);
     assert_int_equal(uv_ip4_addr("127.0.0.1", 0, &addr), 0);
@@ -410,6 +415,42 @@ static void test_slice_sparse(void **state)
     arena_done(&arena);
 }
 
+/* A silent server is none, but on a machine of Google it is waited for. */
+static void test_slice_waits(void **state)
+{
+    static const struct script lines[] = {
+        {ATTRIBUTE("tpu-env"), NULL, OK, "NODE_ID: 'n'\n"}, {"instance", NULL, ABSENT, ""}, {NULL}};
+    char root[] = "/tmp/accel-dmi-XXXXXX", dir[64] = "", path[96];
+    (void)state;
+    arena_init(&arena);
+    assert_non_null(mkdtemp(root));
+    setenv("ACCEL_SYSFS_ROOT", root, 1);
+    hang_ups = METADATA_CONNECTS * 4; /* four questions */
+    struct slice *s = ask(lines);
+    assert_null(slice_describe(s, &arena));
+    slice_destroy(s);
+    for (const char *const *part = (const char *const[]){"/class", "/dmi", "/id", NULL}; *part;
+         part++) {
+        snprintf(dir + strlen(dir), sizeof(dir) - strlen(dir), "%s%s", dir[0] ? "" : root, *part);
+        assert_int_equal(mkdir(dir, 0755), 0);
+    }
+    snprintf(path, sizeof(path), "%s/product_name", dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("Google Compute Engine\n", f);
+    assert_int_equal(fclose(f), 0);
+    server_requests = 0;
+    s = ask(lines);
+    assert_string_equal(slice_describe(s, &arena)->name, "n");
+    slice_destroy(s);
+    assert_int_equal(unlink(path), 0);
+    for (char *slash; (slash = strrchr(dir, '/')) != dir + 4; *slash = 0)
+        assert_int_equal(rmdir(dir), 0);
+    assert_int_equal(rmdir(root), 0);
+    unsetenv("ACCEL_SYSFS_ROOT");
+    arena_done(&arena);
+}
+
 static void test_slice_odd(void **state)
 {
     static const struct script no_tpu[] = {{"instance", NULL, ABSENT, ""}, {NULL}};
@@ -437,9 +478,9 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_get),          TEST(test_put_off),   TEST(test_too_long),  TEST(test_nobody),
-        TEST(test_destroyed),    TEST(test_watch),     TEST(test_watch_odd), TEST(test_slice),
-        TEST(test_slice_sparse), TEST(test_slice_odd),
+        TEST(test_get),          TEST(test_put_off),   TEST(test_too_long),    TEST(test_nobody),
+        TEST(test_destroyed),    TEST(test_watch),     TEST(test_watch_odd),   TEST(test_slice),
+        TEST(test_slice_sparse), TEST(test_slice_odd), TEST(test_slice_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -255,7 +255,7 @@ static void test_shapes(void **state)
         struct tpu_vars vars;
         struct accel_error err = {0};
         uint32_t chips[TPU_CHIPS_MAX];
-        AUTO_STR struct str found;
+        AUTO_STR struct str found = {0};
         struct tpu_env_input in = {.host = &s->host,
                                    .chips = chips,
                                    .chip_count = s->chip_count,
