@@ -12,7 +12,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from accel_test import ROOT, Skip, check, check_equal, main, test  # noqa: E402
 
-TEXT, NUMBER, FLAG, LIST, NONE = str, int, bool, list, type(None)
+TEXT, NUMBER, FLAG, LIST, OBJECT, NONE = str, int, bool, list, dict, type(None)
 TIME = "time"  # RFC 3339, UTC, milliseconds
 JOB = {
     "id": NUMBER, "name": TEXT, "user": TEXT, "uid": NUMBER, "state": TEXT, "result": (TEXT, NONE),
@@ -37,12 +37,13 @@ RANK = {
 NODE = {
     "name": TEXT, "state": TEXT, "reason": TEXT, "since": TIME, "address": TEXT, "version": TEXT,
     "incarnation": NUMBER, "isolation": TEXT, "cpus": NUMBER, "memory_bytes": NUMBER,
-    "limits": LIST, "devices": LIST,
+    "limits": LIST, "slice": (OBJECT, NONE), "devices": LIST,
 }
 DEVICE = {
     "id": TEXT, "kind": TEXT, "model": (TEXT, NONE), "index": NUMBER,
     "memory_bytes": (NUMBER, NONE), "vendor": (TEXT, NONE), "bus": (TEXT, NONE),
-    "numa_node": (NUMBER, NONE), "parent": (TEXT, NONE), "links": LIST, "fault": (TEXT, NONE),
+    "numa_node": (NUMBER, NONE), "parent": (TEXT, NONE), "links": LIST, "paths": LIST,
+    "fault": (TEXT, NONE),
     "is_broken": FLAG, "job_id": (NUMBER, NONE), "attempt": (NUMBER, NONE),
 }
 EVENT = {

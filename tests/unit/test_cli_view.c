@@ -105,13 +105,12 @@ static void test_field_names(void **state)
         "device_kind gpus_per_node memory_bytes time_limit_ms submitted started ended where "
         "command cwd output "
         "argv attempts");
+    assert_keys(attempt,
+                "number cause text started running ended first_failed_rank master_addr master_port "
+                "isolation ranks");
     assert_keys(
-        attempt,
-        "number cause text started running ended first_failed_rank master_addr master_port isolation ranks");
-    assert_keys(
-        rank,
-        "rank local_rank pid node state exit_code signal started ended devices stdout stderr "
-        "stderr_tail error");
+        rank, "rank local_rank pid node state exit_code signal started ended devices stdout stderr "
+              "stderr_tail error");
     AUTO_FREE char *text = json_dumps(rank, JSON_COMPACT);
 
     assert_string_equal(
@@ -147,10 +146,10 @@ static void test_nodes_and_events(void **state)
     json_t *o = view_node(&node);
     const json_t *d = json_array_get(json_object_get(o, "devices"), 0);
 
-    assert_keys(
-        o,
-        "name state reason since address version incarnation isolation cpus memory_bytes devices");
-    assert_keys(d, "id kind model index memory_bytes fault job_id attempt");
+    assert_keys(o, "name state reason since address version incarnation isolation cpus "
+                   "memory_bytes limits slice devices");
+    assert_keys(d, "id kind model index memory_bytes vendor bus numa_node parent links paths fault "
+                   "is_broken job_id attempt");
     assert_int_equal(json_integer_value(json_object_get(d, "job_id")), 7);
     json_decref(o);
     o = view_event(&ev);
