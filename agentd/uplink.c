@@ -119,6 +119,7 @@ static void on_message(void *ctx, const ProtobufCMessage *msg)
     if (!u->was_answered)
         u->answered_ms = clock_mono_ms();
     u->was_answered = true;
+    u->told[0] = 0;
     u->cb.on_down(u->ctx, (const Accel__V1__CoordDown *)msg);
 }
 
@@ -154,10 +155,10 @@ static void on_end(void *ctx, int code, const char *text)
         retry_after(u, 0);
     else
         retry_later(u);
+    if (!u->was_answered)
+        tell(u, text); /* it was not let in */
     if (was_open)
         u->cb.on_lost(u->ctx, text);
-    else
-        tell(u, text);
 }
 
 static const struct rpc_call_handlers call_handlers = {on_message, on_end};
@@ -182,7 +183,6 @@ static void on_ready(void *ctx)
     struct uplink *u = ctx;
     if (!u->call || u->is_open)
         return;
-    u->told[0] = 0;
     u->is_open = true;
     u->cb.on_open(u->ctx);
 }
