@@ -33,6 +33,7 @@ static const struct table_column columns[] = {
     {.name = "ADDRESS", .is_wide = true},
     {.name = "VERSION", .is_wide = true},
     {.name = "ISOLATION", .is_wide = true},
+    {.name = "SLICE", .is_wide = true},
     {.name = "MODELS", .is_wide = true, .may_cut = true},
     {.name = "DEVICES", .is_wide = true, .may_cut = true},
     {.name = "REASON", .may_cut = true},
@@ -168,6 +169,10 @@ static void add_row(struct listing *l, const Accel__V1__Node *node)
     table_cell(t, node->address, TABLE_PLAIN);
     table_cell(t, node->version, TABLE_PLAIN);
     table_cell(t, node->isolation, TABLE_PLAIN);
+    if (node->slice)
+        table_cellf(t, "%s %u/%u", node->slice->name, node->slice->worker, node->slice->nodes);
+    else
+        table_cell(t, "-", TABLE_PLAIN);
     add_models_cell(t, node);
     add_devices_cell(t, node);
     table_cell(t, node->reason, TABLE_PLAIN);

@@ -150,6 +150,7 @@ def chips_and_slice(host, c):
         "name": "us-west4-a/pod-7", "nodes": 4, "worker": 2, "accelerator": "v5litepod-16",
         "topology": "4x4"}, "slice")
     c.fails(125, "launch", "--tpu", "true")  # a slice is used whole, and three hosts are not here
+    check("us-west4-a/pod-7 2/4" in c.ok("nodes", "-o", "wide").out, "the slice for people")
     check("TPU FREE" in c.ok("nodes").out and "4/4" in c.ok("nodes").out, "free chips")
     check(all(p.startswith(PREFIX) for p in host.server.asked), "paths: %s", host.server.asked)
 
