@@ -206,6 +206,46 @@ def waits_for_slice(host, c):
     check_equal(host.node()["slice"]["worker"], 2, "told after the Hello")
 
 
+def pair(worker):
+    """Metadata of one of two hosts."""
+    return {"instance/attributes/tpu-env": "ACCELERATOR_TYPE: 'v5litepod-8'\nNODE_ID: 'two'\n"
+                                           "TOPOLOGY: '2x4'\n",
+            "instance/attributes/agent-worker-number": str(worker),
+            "instance/attributes/worker-network-endpoints": "u:a:10.0.0.1,u:b:10.0.0.2"}
+
+
+@host_test("a slice of two hosts is used whole: each process finds its worker and its peers",
+           values=pair(1))
+def two_hosts(host, c):
+    host.until(bool, "no chips")
+    c.fails(125, "launch", "--tpu", "-N", "2", "true")  # the other half is not here yet
+    with Host(pair(0)) as other:
+        o = other.cluster
+        o.counts_starts = False  # it has no coordinator
+        with subprocess.Popen(
+                [os.path.join(c.bin, "acceld"), "--coordinator",
+                 "unix:" + os.path.join(c.runtime, "accel", "coordinator.sock"),
+                 "--state-dir", o.path("node"), "--node-name", "second", "--devices", "tpu"],
+                env=o.env, stderr=subprocess.DEVNULL) as daemon:
+            try:
+                host.until(lambda _: all(
+                    n["slice"] and not any(d["fault"] for d in n["devices"])
+                    for n in c.ok("nodes", "-o", "json").json()["items"])
+                    and len(c.ok("nodes", "-o", "name").out.split()) == 2, "two hosts")
+                box = Mailbox(c.path("box"))
+                c.ok("launch", "--tpu", "-N", "2", "sh", "-c",
+                     "echo $TPU_WORKER_ID $TPU_WORKER_HOSTNAMES $TPU_HOST_BOUNDS "
+                     "$TPU_ACCELERATOR_TYPE $ACCEL_NODE > " + box.path)
+                lines = sorted((box.line(), box.line()))
+                check_equal([line.rsplit(" ", 1)[0] for line in lines],
+                            ["%d 127.0.0.1,127.0.0.1 1,2,1 v5litepod-8" % i for i in (0, 1)],
+                            "variables")
+                check(lines[0].endswith(" second"), "worker 0 is the second node: %s", lines)
+            finally:
+                daemon.terminate()
+                daemon.wait()
+
+
 @host_test("a machine that is in no cloud is a slice of one", values={})
 def no_cloud(host, c):
     host.ready()
