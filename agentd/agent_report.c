@@ -185,6 +185,8 @@ static char *text_of_end(const struct attempt *t, const Accel__V1__ExitRecord *r
                    ? arena_strdup(arena, "the rank exited with code 0")
                    : arena_printf(arena, "all %" PRIu32 " ranks exited with code 0", t->local_size);
     case ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED:
+        if (t->first_failed < 0 && t->stop_cause && t->world_size > t->local_size)
+            return arena_strdup(arena, "stopped: a rank on another node failed");
         return t->first_failed >= 0 ? text_of_failure(t, &t->workers[t->first_failed],
                                                       record && record->oom_killed, arena)
                                     : arena_strdup(arena, "a rank ended and nobody saw how");

@@ -77,6 +77,8 @@
 /* SIGTERM to SIGKILL on cancel and time limit unless the job says otherwise */
 #define LIMIT_STOP_GRACE_MS 30000
 #define LIMIT_FAILURE_GRACE_MS 2000 /* the same after a peer has failed */
+/* a node of a gang that has not said Prepared: the attempt is given up and made anew */
+#define LIMIT_PREPARE_MS 30000
 /* a deadline found so much later shows that the process stood still; then silence is not counted */
 #define LIMIT_STANDSTILL_MS 1000
 #define LIMIT_SESSION_GRACE_MS 1000 /* a session that reset waits this long for the next acceld */

@@ -57,6 +57,17 @@ void out_send(struct coord *c, uint64_t call, const ProtobufCMessage *msg)
     output_pack(c, output_add(c, call), msg);
 }
 
+void out_again(struct coord *c, uint64_t call)
+{
+    CHECK(c->out->output_count > 0);
+    const struct coord_output last = c->out->outputs[c->out->output_count - 1];
+    struct coord_output *o = output_add(c, call);
+
+    CHECK(!last.is_end);
+    o->data = last.data;
+    o->len = last.len;
+}
+
 void out_end(struct coord *c, uint64_t call, const ProtobufCMessage *msg)
 {
     struct coord_output *o = output_add(c, call);
@@ -271,7 +282,11 @@ static void step_tick(struct coord *c)
             job_apply(c, CONTAINER_OF(t, struct job_run, limit)->job, JOB_EV_TIME_LIMIT, NULL);
             break;
         case TIMER_NODE_GRACE:
+            gang_node_silent(c, CONTAINER_OF(t, struct node, grace));
             node_apply(c, CONTAINER_OF(t, struct node, grace), NODE_EV_SILENCE);
+            break;
+        case TIMER_GANG_PREPARE:
+            gang_prepare_timeout(c, CONTAINER_OF(t, struct attempt, prepare));
             break;
         case TIMER_PRUNE: break; /* below */
         }

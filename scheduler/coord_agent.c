@@ -70,55 +70,28 @@ const struct lifecycle session_lifecycle = {
 
 /* --- what runs on a node --- */
 
-static struct share *share_on(struct attempt *a, const struct node *n)
-{
-    for (size_t i = 0; i < a->share_count; i++)
-        if (a->shares[i].node == n || !strcmp(a->shares[i].node_name, n->name))
-            return &a->shares[i];
-    return NULL;
-}
-
 /* The live share that the reference means, or NULL if it is over, unknown or of another era. */
 static struct share *share_of_ref(struct coord *c, const struct node *n,
                                   const Accel__V1__AttemptRef *ref)
 {
     struct job *j = ref && ref->era == c->era ? job_find(c, ref->job_id) : NULL;
-    struct attempt *a =
+    const struct attempt *a =
         j && job_is_live(j) && j->run->attempt == ref->attempt ? attempt_find(j, 0) : NULL;
-    struct share *s = a && a->end_ms == 0 ? share_on(a, n) : NULL;
+    struct share *s;
 
-    return s && !s->ended ? s : NULL;
-}
-
-static void share_finish(struct coord *c, struct share *s)
-{
-    struct attempt *a = s->attempt;
-    bool all = true;
-
-    place_give_back(c, s);
-    for (size_t i = 0; i < a->share_count; i++)
-        all &= a->shares[i].ended;
-    if (!all)
-        return;
-    fence_free(a);
-    job_apply(c, a->job, JOB_EV_ATTEMPT_ENDED, NULL);
-}
-
-static void share_lost(struct coord *c, struct share *s, const char *text)
-{
-    struct attempt *a = s->attempt;
-
-    if (a->cause == ACCEL__V1__CAUSE__CAUSE_NONE) {
-        a->cause = ACCEL__V1__CAUSE__CAUSE_NODE_LOST;
-        job_set_text(&a->text, text);
+    LIST_FOREACH(s, &n->shares, on_node)
+    {
+        if (s->attempt == a)
+            return s;
     }
-    share_finish(c, s);
+    return NULL;
 }
 
 /* --- reports --- */
 
 static void worker_take(struct worker *w, const Accel__V1__Rank *m)
 {
+    w->is_written = false;
     w->pid = m->pid ? m->pid : w->pid;
     w->local_rank = m->local_rank;
     w->exited = m->exited;
@@ -237,23 +210,8 @@ static void report_ended(struct coord *c, struct node *n, const Accel__V1__Attem
     }
     struct attempt *a = s->attempt;
     ranks_take(s, m->ranks, m->n_ranks);
-    /* The first failing rank of the gang is the one that was reaped first: receive time minus age,
-     * no wall clocks. */
-    int64_t at_ns =
-        c->now_ms * 1000000 - (int64_t)MIN(m->first_failed_age_ns, (uint64_t)INT64_MAX / 2);
-    bool is_first =
-        m->first_failed_rank >= 0 && (a->first_failed_rank < 0 || at_ns < a->first_failed_at_ns);
-    if (is_first) {
-        a->first_failed_rank = m->first_failed_rank;
-        a->first_failed_at_ns = at_ns;
-    }
-    bool is_worse =
-        a->cause == ACCEL__V1__CAUSE__CAUSE_NONE || a->cause == ACCEL__V1__CAUSE__CAUSE_SUCCEEDED;
-    if (is_first || is_worse) {
-        a->cause = m->cause ? (uint32_t)m->cause : ACCEL__V1__CAUSE__CAUSE_NODE_LOST;
-        job_set_text(&a->text, m->text);
-    }
-    share_finish(c, s);
+    gang_note_end(c, a, m);
+    gang_share_ended(c, s);
 }
 
 static void send_ack(struct coord *c, const struct call *session, uint64_t seq)
@@ -288,6 +246,18 @@ static void take_message(struct coord *c, struct call *session, const Accel__V1_
             node_tell_beat(c, n, up->beat);
         }
         break;
+    case ACCEL__V1__AGENT_UP__BODY_PREPARED: {
+        struct share *s = share_of_ref(c, n, up->prepared->ref);
+        if (s)
+            gang_take_prepared(c, s, up->prepared);
+        break;
+    }
+    case ACCEL__V1__AGENT_UP__BODY_FAILING: {
+        struct share *s = share_of_ref(c, n, up->failing->ref);
+        if (s)
+            gang_take_failing(c, s);
+        break;
+    }
     case ACCEL__V1__AGENT_UP__BODY_FENCE: {
         struct share *s = share_of_ref(c, n, up->fence->ref);
         if (s)
@@ -323,25 +293,6 @@ static void send_fence(struct coord *c, struct node *n, const Accel__V1__Attempt
     node_send(c, n, &down);
 }
 
-/* What we believe and the node does not have: a Start that got lost on its way to the same acceld
- * goes again; everything else is lost. An acceld that was restarted may have lost more than the
- * message. */
-static void settle_share(struct coord *c, struct share *s, const Accel__V1__Hello *h, bool is_same)
-{
-    struct job *j = s->attempt->job;
-    bool has = hello_find(h, c, s->attempt) != NULL;
-
-    if (has && j->state == JOB_STOPPING)
-        job_send_stop(c, j, false);
-    else if (!has && is_same && j->state == JOB_STARTING && !s->started)
-        job_send_start(c, j, s); /* its tombstone refuses it, if the node did have it */
-    else if (!has)
-        share_lost(
-            c, s,
-            "the node has no trace of the attempt: it was restarted, or its state directory was "
-            "removed");
-}
-
 static void settle_node(struct coord *c, struct node *n, const Accel__V1__Hello *h, bool is_same)
 {
     struct share *s, *next;
@@ -357,7 +308,7 @@ static void settle_node(struct coord *c, struct node *n, const Accel__V1__Hello 
     }
     for (s = LIST_FIRST(&n->shares); s; s = next) {
         next = LIST_NEXT(s, on_node);
-        settle_share(c, s, h, is_same);
+        gang_settle(c, s, hello_find(h, c, s->attempt) != NULL, is_same);
     }
 }
 
@@ -626,7 +577,7 @@ uint32_t node_remove(struct coord *c, struct node *n)
     }
     snprintf(text, sizeof(text), "node %s was removed", n->name);
     for (; (s = LIST_FIRST(&n->shares)); attempts++)
-        share_lost(c, s, text);
+        gang_share_lost(c, s, text);
     node_fail_calls(c, n, "it was removed");
     node_fail_parked(c, n, "it was removed");
     delete_node_rows(c, n);

@@ -111,28 +111,33 @@ static void collect_attempt(struct coord_batch *b, const struct attempt *at)
     };
 }
 
-static const char *worker_node_name(const struct attempt *at, uint32_t rank)
+static const struct share *share_of(const struct attempt *at, uint32_t rank)
 {
     for (size_t i = 0; i < at->share_count; i++) {
         const struct share *s = &at->shares[i];
         if (rank >= s->first_rank && rank < s->first_rank + s->local_size)
-            return s->node_name;
+            return s;
     }
-    return "";
+    return NULL;
 }
 
-static void collect_workers(struct coord_batch *b, const struct attempt *at)
+/* Each once, when its node has said the last word on it. */
+static void collect_workers(struct coord_batch *b, struct attempt *at)
 {
     struct arena *a = &b->arena;
 
     for (uint32_t i = 0; i < at->world_size; i++) {
-        const struct worker *w = &at->workers[i];
+        struct worker *w = &at->workers[i];
+        const struct share *s = share_of(at, w->rank);
+        if (w->is_written || (at->end_ms == 0 && !(s && s->ended)))
+            continue;
+        w->is_written = true;
         struct record_worker *r = &record_add(b, RECORD_WORKER)->u.worker;
         *r = (struct record_worker){
             .job_id = at->job->id,
             .attempt = at->number,
             .rank = w->rank,
-            .node = text_dup(a, worker_node_name(at, w->rank)),
+            .node = text_dup(a, s ? s->node_name : NULL),
             .local_rank = w->local_rank,
             .pid = w->pid,
             .exited = w->exited,

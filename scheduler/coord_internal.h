@@ -38,7 +38,7 @@ enum job_event {
     JOB_EVENT_COUNT
 };
 
-enum timer_kind { TIMER_JOB_LIMIT, TIMER_NODE_GRACE, TIMER_PRUNE };
+enum timer_kind { TIMER_JOB_LIMIT, TIMER_NODE_GRACE, TIMER_GANG_PREPARE, TIMER_PRUNE };
 struct timer {
     struct heap_node node;
     uint8_t kind;
@@ -66,7 +66,7 @@ struct user {
 
 struct worker {
     uint32_t rank, local_rank, pid;
-    bool exited;
+    bool exited, is_written; /* is_written: its row is what this is */
     int32_t exit_code, signal;
     int64_t start_ms, end_ms;
     char *devices, *error; /* NULL: "" */
@@ -81,8 +81,8 @@ struct share {         /* what one node carries of an attempt */
     uint32_t first_rank, local_size;
     char **devices;
     size_t device_count;
-    char *isolation;             /* what its node enforces, a line each; soft */
-    bool started, ended;
+    char *isolation;               /* what its node enforces, a line each; soft */
+    bool prepared, started, ended; /* prepared: in the present session, and waits for Go */
     struct attempt *attempt;
     LIST_ENTRY(share) on_node; /* while !ended and node */
 };
@@ -96,7 +96,12 @@ struct attempt {
     int32_t first_failed_rank;
     int64_t first_failed_at_ns; /* of the core's clock: receive time minus age */
     char *master_addr;
-    uint32_t master_port;
+    uint32_t master_port, pet_port, aux_port; /* of node rank 0 */
+    struct timer prepare;                     /* several nodes: until Go; in coord.timers */
+    uint32_t stop_cause; /* why its nodes were told to end it, one having failed; 0: not */
+    bool is_go;          /* its nodes may have processes */
+    bool is_loaded;      /* it began in an earlier epoch */
+    bool is_on_tpus;
     struct share *shares;
     size_t share_count;
     struct worker *workers;
@@ -138,6 +143,7 @@ struct job {
     uint16_t nodes, procs_per_node, gpus_per_node, max_restarts; /* see limits.h */
     uint8_t state, device_kind;
     bool kill_on_disconnect : 1, is_aside : 1;
+    bool has_names : 1;                        /* --nodelist or --exclude, in the spec */
     bool spec_has_name : 1, spec_has_argv : 1; /* else they are those of text; see spec.c */
 };
 TAILQ_HEAD(job_list, job);
@@ -168,8 +174,9 @@ struct node {
     uint64_t memory_bytes, memory_used;
     struct device *devices;
     size_t device_count;
-    struct call *session; /* NULL: none */
-    struct timer grace;   /* session grace, in coord.timers */
+    Accel__V1__Node *told; /* in its last Hello, CPU slots aside; NULL: not since we started */
+    struct call *session;  /* NULL: none */
+    struct timer grace;    /* session grace, in coord.timers */
     LIST_HEAD(, share) shares;
     struct stray *strays; /* while there are any, nothing is placed there */
     size_t stray_count;
@@ -198,7 +205,7 @@ struct call { /* a call that was not answered in the step that opened it */
     bool is_owner;     /* CALL_WATCH */
     uint8_t session_state;
     bool session_is_local;
-    char *peer_node; /* CALL_SESSION of a certificate: the only node it may be; else NULL */
+    char *peer_node;  /* CALL_SESSION of a certificate: the only node it may be; else NULL */
     uint8_t *request; /* CALL_LOG: packed LogReadRequest while parked */
     size_t request_len;
     uint64_t filter_job; /* CALL_EVENTS */
@@ -268,7 +275,7 @@ struct coord {
     uint32_t env_idle_count;
     struct user *users;
     struct trust *trust; /* coord_trust.h */
-    struct node *nodes; /* in order of joining */
+    struct node *nodes;  /* in order of joining */
     struct call *calls;
     uint32_t user_calls; /* of kinds other than CALL_SESSION */
     LIST_HEAD(, call) event_calls;
@@ -297,6 +304,8 @@ void out_send(struct coord *c, uint64_t call, const ProtobufCMessage *msg);
 void out_end(struct coord *c, uint64_t call,
              const ProtobufCMessage *msg); /* OK with a last message, or NULL */
 void out_fail(struct coord *c, uint64_t call, int code, const char *fmt, ...) PRINTF_LIKE(4, 5);
+/* The last message once more, to another call. */
+void out_again(struct coord *c, uint64_t call);
 void note_log(struct coord *c, const char *text);
 void note_drop(struct coord *c, const char *serial);
 void mark_job(struct coord *c, struct job *j);
@@ -354,17 +363,36 @@ Accel__V1__JobState job_state_to_proto(uint8_t state);
 uint8_t job_state_from_proto(uint32_t state);
 bool job_is_live(const struct job *j);
 void job_changed(struct coord *c, struct job *j); /* tells the watchers */
-void job_send_stop(struct coord *c, struct job *j, bool kill);
-void job_send_start(struct coord *c, struct job *j, struct share *s);
 void job_arm_limit(struct coord *c, struct job *j);
 void job_check(const struct job *j);
 const char *cause_name(uint32_t cause); /* "worker_failed" */
+
+/* coord_gang.c: an attempt over its nodes. */
+void gang_start(struct coord *c, struct attempt *a);
+void job_send_stop(struct coord *c, struct job *j, bool kill);
+void gang_take_prepared(struct coord *c, struct share *s, const Accel__V1__Prepared *m);
+void gang_take_failing(struct coord *c, struct share *s);
+void gang_note_end(struct coord *c, struct attempt *a, const Accel__V1__AttemptEnded *m);
+/* Nothing of it is left on that node. Not from inside job_apply(). */
+void gang_share_ended(struct coord *c, struct share *s);
+void gang_share_lost(struct coord *c, struct share *s, const char *text);
+void gang_settle(struct coord *c, struct share *s, bool has, bool is_same); /* a Hello came */
+void gang_node_away(struct node *n);                                        /* its session broke */
+void gang_node_silent(struct coord *c, struct node *n); /* and it did not come back in time */
+void gang_prepare_timeout(struct coord *c, struct attempt *a);
 
 /* node.c */
 struct node *node_find(const struct coord *c, const char *name);
 struct node *node_new(struct coord *c, const char *name);
 void node_free(struct coord *c, struct node *n);
 void node_apply(struct coord *c, struct node *n, enum node_event ev);
+/* node_told.c: what is kept in memory only, and told again in each Hello. */
+void node_tell(struct coord *c, struct node *n, const Accel__V1__Node *node); /* copied */
+void node_tell_beat(struct coord *c, struct node *n, const Accel__V1__Beat *beat);
+void node_forget_told(struct node *n);
+const Accel__V1__Slice *node_slice(const struct node *n); /* NULL: a slice of one */
+/* NULL: a CPU slot, or not told since we started. */
+const Accel__V1__Device *node_told_device(const struct node *n, const char *id);
 void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const *devices,
                       size_t count);
 void node_send(struct coord *c, struct node *n,
@@ -424,7 +452,7 @@ void call_input(struct coord *c, const struct coord_event *ev);
 void call_session(struct coord *c, const struct coord_event *ev); /* any rpc_type */
 /* Forgets the node: its session ends, what runs there is lost. Returns how many attempts were. */
 uint32_t node_remove(struct coord *c, struct node *n);
-void logs_attempt_changed(struct coord *c, struct job *j);        /* parked reads may go on */
+void logs_attempt_changed(struct coord *c, struct job *j); /* parked reads may go on */
 /* n: who says so; an answer to what another was asked is none. */
 void logs_answer(struct coord *c, const struct node *n, const Accel__V1__LogData *msg);
 void input_answer(struct coord *c, const struct node *n, const Accel__V1__InputDone *msg);

@@ -84,12 +84,15 @@ static size_t count_lines(const char *text)
     return count;
 }
 
-/* "NODE FIRST_RANK LOCAL_SIZE DEVICE,DEVICE..." */
+/* "NODE FIRST_RANK LOCAL_SIZE DEVICE,DEVICE...", with a "!" in front once its end is known */
 static bool load_share(struct coord *c, struct share *s, const char *line, size_t len)
 {
     char buf[LIMIT_NAME_BYTES + 1];
     int used = 0;
 
+    s->started = s->ended = *line == '!';
+    line += s->ended;
+    len -= s->ended;
     if (sscanf(line, "%64s %u %u %n", buf, &s->first_rank, &s->local_size, &used) < 3)
         return false;
     s->node_name = xstrdup(buf);
@@ -121,7 +124,7 @@ static void load_attempt(struct coord *c, const struct record_attempt *r)
         if (!load_share(c, &a->shares[i], p, (size_t)(end - p)))
             a->shares[i].node_name = xstrdup("?");
         a->world_size = MAX(a->world_size, a->shares[i].first_rank + a->shares[i].local_size);
-        a->shares[i].ended = true; /* until coord_start knows better */
+        a->shares[i].ended |= r->end_ms > 0;
         p = end + 1;
     }
     a->world_size = MIN(a->world_size, LIMIT_PROCS_PER_NODE * LIMIT_NODES_PER_JOB);
@@ -177,6 +180,7 @@ static void load_worker(struct coord *c, const struct record_worker *r)
     job_set_text(&w->error, r->error);
     w->stderr_tail = r->stderr_tail.len ? xmemdup(r->stderr_tail.data, r->stderr_tail.len) : NULL;
     w->stderr_tail_len = r->stderr_tail.len;
+    w->is_written = true;
     w->stdout_path = blob_text(r->stdout_path);
     w->stderr_path = blob_text(r->stderr_path);
 }
@@ -272,14 +276,16 @@ static void take_up_attempt(struct coord *c, struct job *j)
     struct attempt *a = attempt_find(j, 0);
 
     CHECK(a && a->number == j->run->attempt && a->share_count);
+    a->is_go = a->is_loaded = true;
+    if (a->cause != ACCEL__V1__CAUSE__CAUSE_SUCCEEDED) /* one of its nodes has failed: the others */
+        a->stop_cause = a->cause;                      /* were told, or will be */
     if (j->state == JOB_PENDING) /* its row was not written again when the attempt was */
         job_take_up(c, j);
     for (size_t i = 0; i < a->share_count; i++) {
         struct share *s = &a->shares[i];
-        s->ended = false;
         s->node = node_find(c, s->node_name);
-        if (!s->node) { /* its row is gone: nobody will ever report; a node of that name may still
-                           come */
+        if (!s->node && !s->ended) { /* its row is gone: nobody will ever report; a node of that
+                           name may still come */
             s->node = node_new(c, is_valid_name(s->node_name) ? s->node_name : "unknown");
             mark_node(c, s->node);
         }

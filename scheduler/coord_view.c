@@ -25,7 +25,8 @@ char *attempt_placement_text(const struct attempt *a, struct arena *arena)
     str_init(&s);
     for (size_t i = 0; i < a->share_count; i++) {
         const struct share *sh = &a->shares[i];
-        str_addf(&s, "%s %u %u ", sh->node_name, sh->first_rank, sh->local_size);
+        str_addf(&s, "%s%s %u %u ", sh->ended && a->end_ms == 0 ? "!" : "", sh->node_name,
+                 sh->first_rank, sh->local_size);
         for (size_t d = 0; d < sh->device_count; d++)
             str_addf(&s, "%s%s", d ? "," : "", sh->devices[d]);
         str_addc(&s, '\n');
@@ -147,6 +148,8 @@ static char *view_reason(struct coord *c, const struct job *j, struct place_why 
     struct arena *a = &c->out->arena;
     const struct node *away = away_node(j);
 
+    if (away && !attempt_find(j, 0)->is_go)
+        return arena_printf(a, "node %s is away: it waits for it to come back", away->name);
     if (away)
         return arena_printf(a, "agent away: node %s runs on without its acceld", away->name);
     return text_of(j->state == JOB_PENDING ? place_why(why, j) : j->run->reason);
@@ -220,11 +223,14 @@ Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_argv)
     return v;
 }
 
-static Accel__V1__Device *view_device(struct arena *a, const struct device *d)
+static Accel__V1__Device *view_device(struct arena *a, const struct node *n, const struct device *d)
 {
     Accel__V1__Device *v = ARENA_NEW(a, Accel__V1__Device);
 
+    const Accel__V1__Device *told = node_told_device(n, d->id);
     accel__v1__device__init(v);
+    if (told)
+        *v = *told;
     v->id = d->id;
     v->kind = (Accel__V1__DeviceKind)d->kind;
     v->model = text_of(d->model);
@@ -251,11 +257,17 @@ Accel__V1__Node *view_node(struct coord *c, const struct node *n)
     v->memory_bytes = n->memory_bytes;
     v->incarnation = n->incarnation;
     v->since_ms = n->since_ms;
+    if (n->told) {
+        v->slice = n->told->slice;
+        v->limits = n->told->limits;
+        v->n_limits = n->told->n_limits;
+        v->ifname = n->told->ifname;
+    }
     v->devices = ARENA_ARRAY(a, Accel__V1__Device *, n->device_count + 1);
     v->uses = ARENA_ARRAY(a, Accel__V1__DeviceUse *, n->device_count + 1);
     for (size_t i = 0; i < n->device_count; i++) {
         const struct device *d = &n->devices[i];
-        v->devices[v->n_devices++] = view_device(a, d);
+        v->devices[v->n_devices++] = view_device(a, n, d);
         if (!d->holder)
             continue;
         Accel__V1__DeviceUse *use = ARENA_NEW(a, Accel__V1__DeviceUse);

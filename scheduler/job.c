@@ -164,72 +164,6 @@ const char *cause_name(uint32_t cause)
 
 /* --- effects --- */
 
-void job_send_start(struct coord *c, struct job *j, struct share *s)
-{
-    struct attempt *a = s->attempt;
-    Accel__V1__Start start = ACCEL__V1__START__INIT;
-    Accel__V1__AttemptRef ref = ACCEL__V1__ATTEMPT_REF__INIT;
-    Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
-    const struct attempt *before = TAILQ_PREV(a, attempt_list, of_job);
-
-    ref.job_id = j->id;
-    ref.attempt = a->number;
-    ref.era = c->era;
-    start.ref = &ref;
-    start.spec = spec_unpack(j, &c->out->arena);
-    start.world_size = a->world_size;
-    start.node_rank = (uint32_t)(s - a->shares);
-    start.node_count = (uint32_t)a->share_count;
-    start.first_rank = s->first_rank;
-    start.local_size = s->local_size;
-    start.devices = s->devices;
-    start.n_devices = s->device_count;
-    start.user = j->user->name;
-    start.uid = j->user->uid;
-    start.gid = j->gid;
-    start.last_cause = before ? before->cause : ACCEL__V1__CAUSE__CAUSE_NONE;
-    start.job_name = (char *)job_name(j);
-    start.restarts = j->run->restarts;
-    down.body_case = ACCEL__V1__COORD_DOWN__BODY_START;
-    down.start = &start;
-    node_send(c, s->node, &down);
-}
-
-static uint32_t stop_cause(const struct job *j)
-{
-    return j->run->result == ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT
-               ? ACCEL__V1__CAUSE__CAUSE_TIME_LIMIT
-               : ACCEL__V1__CAUSE__CAUSE_CANCELLED;
-}
-
-static uint64_t stop_grace_ms(struct coord *c, const struct job *j)
-{
-    const Accel__V1__JobSpec *spec = spec_unpack_bare(j, &c->out->arena);
-
-    return spec->stop_grace_ms ? spec->stop_grace_ms : LIMIT_STOP_GRACE_MS;
-}
-
-void job_send_stop(struct coord *c, struct job *j, bool kill)
-{
-    struct attempt *a = attempt_find(j, 0);
-    Accel__V1__Stop stop = ACCEL__V1__STOP__INIT;
-    Accel__V1__AttemptRef ref = ACCEL__V1__ATTEMPT_REF__INIT;
-    Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
-
-    ref.job_id = j->id;
-    ref.attempt = a->number;
-    ref.era = c->era;
-    stop.ref = &ref;
-    stop.cause = (Accel__V1__Cause)stop_cause(j);
-    j->run->is_killed |= kill; /* also when it has to be said again */
-    stop.grace_ms = j->run->is_killed ? 0 : stop_grace_ms(c, j);
-    down.body_case = ACCEL__V1__COORD_DOWN__BODY_STOP;
-    down.stop = &stop;
-    for (size_t i = 0; i < a->share_count; i++)
-        if (a->shares[i].node && !a->shares[i].ended)
-            node_send(c, a->shares[i].node, &down);
-}
-
 static void effect_start(struct coord *c, struct job *j)
 {
     struct attempt *a = attempt_find(j, 0);
@@ -242,8 +176,7 @@ static void effect_start(struct coord *c, struct job *j)
     job_arm_limit(c, j);
     /* The attempt's row says that the job runs: one that waited costs no third write of its own. */
     mark_attempt(c, a, false);
-    for (size_t i = 0; i < a->share_count; i++)
-        job_send_start(c, j, &a->shares[i]);
+    gang_start(c, a);
 }
 
 static void effect_running(struct coord *c, struct job *j)

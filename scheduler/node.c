@@ -124,6 +124,7 @@ void node_free(struct coord *c, struct node *n)
         TAILQ_REMOVE(&c->dirty_nodes, n, dirty);
     HASH_DELETE(hh, c->nodes, n);
     devices_free(n->devices, n->device_count);
+    node_forget_told(n);
     free(n->machine_id);
     free(n->address);
     free(n->version);
@@ -173,6 +174,8 @@ void node_apply(struct coord *c, struct node *n, enum node_event ev)
                         n->name, n->device_count);
         c->needs_placing = true;
     }
+    if (ev == NODE_EV_SESSION_LOST)
+        gang_node_away(n);
     if (fx & EFFECT_FAIL_CALLS)
         node_fail_calls(c, n, "its acceld is away");
     if (fx & EFFECT_FAIL_PARKED)

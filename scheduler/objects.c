@@ -163,6 +163,7 @@ struct attempt *attempt_new(struct job *j, uint32_t number, uint32_t world_size,
     a->number = number;
     a->world_size = world_size;
     a->first_failed_rank = -1;
+    a->prepare.kind = TIMER_GANG_PREPARE;
     a->workers = world_size ? xcalloc(world_size, sizeof(*a->workers)) : NULL;
     for (uint32_t r = 0; r < world_size; r++)
         a->workers[r].rank = r;
@@ -202,6 +203,7 @@ void attempt_free(struct coord *c, struct attempt *a)
         free(w->stderr_path);
     }
     fence_free(a);
+    heap_remove(&c->timers, &a->prepare.node);
     if (a->is_dirty)
         TAILQ_REMOVE(&c->dirty_attempts, a, dirty);
     TAILQ_REMOVE(&a->job->run->attempts, a, of_job);

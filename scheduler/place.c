@@ -4,13 +4,9 @@
  * device twice. Devices are taken and given back here only. A job that no known node could ever
  * carry is set aside (queue.c) until the nodes change: it blocks nobody, and costs nothing.
  */
-#include "scheduler/coord_internal.h"
+#include "scheduler/place.h"
 
-struct need { /* of one node */
-    uint32_t kind, devices, procs;
-};
-
-static uint32_t count_devices(const struct node *n, uint32_t kind, bool only_free)
+uint32_t place_count(const struct node *n, uint32_t kind, bool only_free)
 {
     uint32_t count = 0;
 
@@ -53,15 +49,15 @@ static bool has_devices(const struct node *n, const struct need *need, bool only
     if (need->kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU)
         return need->devices % need->procs == 0 &&
                find_block(n, need->devices, only_free) < n->device_count;
-    return count_devices(n, need->kind, only_free) >= need->devices;
+    return place_count(n, need->kind, only_free) >= need->devices;
 }
 
 /* What an accelerator for whoever does not care is on this node. */
 static uint32_t kind_on(const struct job *j, const struct node *n)
 {
-    if (count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, false))
+    if (place_count(n, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, false))
         return ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
-    if (count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_TPU, false))
+    if (place_count(n, ACCEL__V1__DEVICE_KIND__DEVICE_TPU, false))
         return ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
     return j->gpus_per_node ? ACCEL__V1__DEVICE_KIND__DEVICE_GPU
                             : ACCEL__V1__DEVICE_KIND__DEVICE_CPU;
@@ -69,7 +65,7 @@ static uint32_t kind_on(const struct job *j, const struct node *n)
 
 /* What the job needs on this node: `auto` means GPUs or TPU chips where the node has any. A TPU job
  * has all chips of the host and one process for them, unless it says otherwise. */
-static struct need need_on(const struct job *j, const struct node *n)
+struct need place_need(const struct job *j, const struct node *n)
 {
     struct need need = {.kind = j->device_kind, .procs = j->procs_per_node};
 
@@ -80,7 +76,7 @@ static struct need need_on(const struct job *j, const struct node *n)
         if (need.procs == 0)
             need.procs = need.devices;
     } else if (need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU) {
-        need.devices = j->gpus_per_node ? j->gpus_per_node : count_devices(n, need.kind, false);
+        need.devices = j->gpus_per_node ? j->gpus_per_node : place_count(n, need.kind, false);
         need.devices = MAX(need.devices, 1u); /* of a node that has none */
         need.procs = MAX(need.procs, 1u);
     } else {
@@ -91,17 +87,17 @@ static struct need need_on(const struct job *j, const struct node *n)
     return need;
 }
 
-static bool could_carry(const struct job *j, const struct node *n)
+bool place_could_carry(const struct job *j, const struct node *n)
 {
-    struct need need = need_on(j, n);
+    struct need need = place_need(j, n);
 
     return has_devices(n, &need, false) &&
            (j->memory_bytes == 0 || j->memory_bytes <= n->memory_bytes);
 }
 
-static bool can_carry_now(const struct job *j, const struct node *n)
+bool place_can_carry_now(const struct job *j, const struct node *n)
 {
-    struct need need = need_on(j, n);
+    struct need need = place_need(j, n);
 
     return n->state == NODE_READY && n->stray_count == 0 && has_devices(n, &need, true) &&
            (j->memory_bytes == 0 ||
@@ -192,52 +188,53 @@ void place_split_devices(struct attempt *a)
         split_devices(a, &a->shares[i]);
 }
 
-static void place_on(struct coord *c, struct job *j, struct node *n)
+static void place_on(struct coord *c, struct job *j, const struct choice *choice)
 {
-    struct need need = need_on(j, n);
-    struct attempt *a = attempt_new(j, ++job_run(j)->attempt, need.procs, 1);
+    uint32_t world_size = 0;
 
-    share_fill(&a->shares[0], n, &need);
-    share_take(&a->shares[0]);
+    for (size_t i = 0; i < choice->count; i++)
+        world_size += place_need(j, choice->nodes[i]).procs;
+    struct attempt *a = attempt_new(j, ++job_run(j)->attempt, world_size, choice->count);
+    for (size_t i = 0, first_rank = 0; i < choice->count; i++) {
+        struct need need = place_need(j, choice->nodes[i]);
+        struct share *s = &a->shares[i];
+        s->first_rank = (uint32_t)first_rank;
+        first_rank += need.procs;
+        a->is_on_tpus |= need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
+        share_fill(s, choice->nodes[i], &need);
+        share_take(s);
+    }
     place_split_devices(a);
     job_set_text(&j->run->reason, NULL);
     job_apply(c, j, JOB_EV_PLACE, NULL);
 }
 
-static struct node *find_node(const struct coord *c, const struct job *j, bool *ret_possible)
-{
-    *ret_possible = false;
-    for (struct node *n = c->nodes; n; n = n->hh.next) {
-        if (can_carry_now(j, n))
-            return n;
-        if (could_carry(j, n))
-            *ret_possible = true;
-    }
-    return NULL;
-}
-
 void place_pending(struct coord *c)
 {
     struct job *j, *next;
+    struct choice choice;
+    struct arena arena;
 
+    arena_init(&arena);
     c->needs_placing = false;
     if (c->nodes_changed)
         queue_reunite(c);
     c->nodes_changed = false;
     for (j = TAILQ_FIRST(&c->pending); j; j = next) {
-        bool possible;
         next = TAILQ_NEXT(j, queue);
-        struct node *n = find_node(c, j, &possible);
-        if (n)
-            place_on(c, j, n);
-        else if (possible)
+        arena_reset(&arena);
+        choose_nodes(c, j, &arena, &choice);
+        if (choice.nodes)
+            place_on(c, j, &choice);
+        else if (choice.is_possible)
             break; /* first come, first served: nobody overtakes */
         else
             queue_set_aside(c, j);
     }
+    arena_done(&arena);
 }
 
-static const char *kind_name(uint32_t kind)
+const char *place_kind_name(uint32_t kind)
 {
     return kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU   ? "GPU"
            : kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU ? "TPU chip"
@@ -250,9 +247,9 @@ static void say_what_exists(const struct coord *c, char *text, size_t size)
 
     text[0] = 0;
     for (const struct node *n = c->nodes; n && used + 1 < size; n = n->hh.next) {
-        uint32_t gpus = count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, false);
-        uint32_t cpus = count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_CPU, false);
-        uint32_t tpus = count_devices(n, ACCEL__V1__DEVICE_KIND__DEVICE_TPU, false);
+        uint32_t gpus = place_count(n, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, false);
+        uint32_t cpus = place_count(n, ACCEL__V1__DEVICE_KIND__DEVICE_CPU, false);
+        uint32_t tpus = place_count(n, ACCEL__V1__DEVICE_KIND__DEVICE_TPU, false);
         char chips[32] = "";
         if (tpus)
             snprintf(chips, sizeof(chips), " %u TPU chips,", tpus);
@@ -264,37 +261,77 @@ static void say_what_exists(const struct coord *c, char *text, size_t size)
     }
 }
 
-int place_feasible(const struct coord *c, const struct job *j, struct accel_error *err)
+static const struct node *first_node(const struct coord *c)
 {
-    char exists[256];
-    bool any = false;
+    const struct node *n = c->nodes;
 
-    for (const struct node *n = c->nodes; n; n = n->hh.next) {
-        if (n->state == NODE_LOST)
-            continue;
-        any = true;
-        if (could_carry(j, n))
-            return 0;
-    }
-    if (!any)
-        return 0;
-    struct need need = need_on(j, c->nodes);
-    bool gpu = need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+    while (n && n->state == NODE_LOST)
+        n = n->hh.next;
+    return n;
+}
+
+/* "3 nodes with 2 GPUs each" */
+static void say_asked(const struct job *j, const struct need *need, char *text, size_t size)
+{
+    const char *s = need->devices == 1 ? "" : "s";
+    const char *memory = j->memory_bytes ? " and memory" : "";
+
+    if (j->nodes <= 1)
+        snprintf(text, size, "%u %s%s%s on one node", need->devices, place_kind_name(need->kind), s,
+                 memory);
+    else
+        snprintf(text, size, "%u nodes with %u %s%s%s each", j->nodes, need->devices,
+                 place_kind_name(need->kind), s, memory);
+}
+
+static int infeasible(const struct coord *c, const struct job *j, const struct choice *choice,
+                      struct accel_error *err)
+{
+    struct need need = place_need(j, first_node(c));
     bool tpu = need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
+    const char *less = need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU
+                           ? "fewer --gpus, or --devices cpu"
+                       : tpu ? "fewer --tpus, or --devices cpu"
+                             : "fewer --procs, or less --mem";
+    char exists[256], asked[96];
+
     say_what_exists(c, exists, sizeof(exists));
+    say_asked(j, &need, asked, sizeof(asked));
     if (tpu && need.devices % need.procs)
         return error_set(err, ACCEL_EINVAL,
                          "%u TPU chips cannot be split evenly over %u processes\nwhy: a chip "
                          "belongs to one process\ntry: another --procs, or --tpus",
                          need.devices, need.procs);
-    return error_set(
-        err, ACCEL_EINVAL,
-        "no node can run this job: it asks for %u %s%s%s on one node\nwhy: %s\ntry: %s",
-        need.devices, kind_name(need.kind), need.devices == 1 ? "" : "s",
-        j->memory_bytes ? " and memory" : "", exists,
-        gpu   ? "fewer --gpus, or --devices cpu"
-        : tpu ? "fewer --tpus, or --devices cpu"
-              : "fewer --procs, or less --mem");
+    if (choice->could >= j->nodes && tpu)
+        return error_set(err, ACCEL_EINVAL,
+                         "no nodes can run this job: it asks for %s\nwhy: the nodes of a TPU slice "
+                         "run one job together, and no slices have %u nodes\ntry: --nodes with "
+                         "the size of a slice: accelctl nodes -o wide",
+                         asked, j->nodes);
+    if (choice->could)
+        return error_set(err, ACCEL_EINVAL,
+                         "too few nodes can run this job: it asks for %s; %zu node%s ha%s that\n"
+                         "why: %s\ntry: --nodes %zu, or %s",
+                         asked, choice->could, choice->could == 1 ? "" : "s",
+                         choice->could == 1 ? "s" : "ve", exists, choice->could, less);
+    return error_set(err, ACCEL_EINVAL,
+                     "no node can run this job: it asks for %s\nwhy: %s\ntry: %s", asked, exists,
+                     less);
+}
+
+int place_feasible(const struct coord *c, const struct job *j, struct accel_error *err)
+{
+    struct choice choice;
+    struct arena arena;
+    int r = choose_check_names(c, j, err);
+
+    if (r < 0 || !first_node(c))
+        return r;
+    arena_init(&arena);
+    choose_nodes(c, j, &arena, &choice);
+    r = choice.is_possible ? 0 : infeasible(c, j, &choice, err);
+    arena_done(&arena);
+    return r;
 }
 
 /* --- why jobs wait --- */
@@ -313,23 +350,24 @@ static const char *why_impossible(struct place_why *w)
 static bool is_same_kind(const struct job *a, const struct job *b)
 {
     return a->device_kind == b->device_kind && a->procs_per_node == b->procs_per_node &&
-           a->gpus_per_node == b->gpus_per_node && a->memory_bytes == b->memory_bytes;
+           a->gpus_per_node == b->gpus_per_node && a->memory_bytes == b->memory_bytes &&
+           a->nodes == b->nodes && !a->has_names && !b->has_names;
 }
 
 /* Whether some node could ever carry the job. Jobs of one kind often come in a row, so the last
  * answer is kept. */
 static bool is_possible(struct place_why *w, const struct job *j)
 {
-    bool possible;
+    struct choice choice;
 
     if (j->is_aside && !w->c->nodes_changed)
         return false;
     if (w->kind && is_same_kind(w->kind, j))
         return w->kind_possible;
-    possible = find_node(w->c, j, &possible) || possible;
+    choose_nodes(w->c, j, w->arena, &choice);
     w->kind = j;
-    w->kind_possible = possible;
-    return possible;
+    w->kind_possible = choice.is_possible;
+    return choice.is_possible;
 }
 
 static void find_head(struct place_why *w)
@@ -362,6 +400,10 @@ const char *place_why(struct place_why *w, const struct job *j)
         find_head(w);
     if (w->head && w->head != j)
         return w->behind;
-    struct need need = need_on(j, w->c->nodes);
-    return arena_printf(w->arena, "waits for %u free %ss", need.devices, kind_name(need.kind));
+    struct need need = place_need(j, w->c->nodes);
+    if (j->nodes > 1)
+        return arena_printf(w->arena, "waits for %u nodes with %u free %ss each", j->nodes,
+                            need.devices, place_kind_name(need.kind));
+    return arena_printf(w->arena, "waits for %u free %ss", need.devices,
+                        place_kind_name(need.kind));
 }

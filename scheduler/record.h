@@ -74,7 +74,9 @@ struct record_attempt {
     int32_t first_failed_rank;
     const char *master_addr;
     uint32_t master_port;
-    const char *placement; /* one line per node: "NODE FIRST_RANK LOCAL_SIZE DEVICE,DEVICE..." */
+    /* One line per node: "NODE FIRST_RANK LOCAL_SIZE DEVICE,DEVICE...". In a live attempt a "!" in
+     * front says that nothing of it is left there. */
+    const char *placement;
 };
 struct record_worker {
     uint64_t job_id;

@@ -43,9 +43,12 @@ static int check_numbers(const Accel__V1__JobSpec *s, struct accel_error *err)
 {
     uint32_t procs = s->procs_per_node, gpus = s->gpus_per_node;
 
-    if (s->nodes > 1)
-        return error_set(err, ACCEL_EUNIMPL,
-                         "a job over %u nodes is not supported yet\ntry: --nodes 1", s->nodes);
+    if (s->nodes > LIMIT_NODES_PER_JOB)
+        return error_set(err, ACCEL_EINVAL, "a job over %u nodes\nwhy: the limit is %u", s->nodes,
+                         LIMIT_NODES_PER_JOB);
+    if (s->n_nodelist > LIMIT_NODES_PER_JOB || s->n_exclude > LIMIT_NODES_PER_JOB)
+        return error_set(err, ACCEL_EINVAL, "%zu names of nodes\nwhy: the limit is %u",
+                         MAX(s->n_nodelist, s->n_exclude), LIMIT_NODES_PER_JOB);
     if (procs > LIMIT_PROCS_PER_NODE)
         return error_set(err, ACCEL_EINVAL, "%u processes on one node\nwhy: the limit is %u", procs,
                          LIMIT_PROCS_PER_NODE);
@@ -225,7 +228,8 @@ void spec_load(struct job *j, const char *name, const char *command, const Accel
     j->device_kind = (uint8_t)spec->device_kind;
     if (spec->gpus_per_node && j->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_AUTO)
         j->device_kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
-    j->nodes = 1;
+    j->nodes = (uint16_t)MIN(MAX(spec->nodes, 1u), LIMIT_NODES_PER_JOB);
+    j->has_names = spec->n_nodelist || spec->n_exclude;
     j->procs_per_node = (uint16_t)MIN(spec->procs_per_node, LIMIT_PROCS_PER_NODE);
     j->gpus_per_node = (uint16_t)MIN(spec->gpus_per_node, LIMIT_PROCS_PER_NODE);
     j->max_restarts = (uint16_t)MIN(spec->max_restarts, LIMIT_RESTARTS);

@@ -29,7 +29,7 @@
 #include "scheduler/store.h"
 
 #define WORLD_WALL_MS  1700000000000 /* the wall clock at virtual millisecond 0 */
-#define WORLD_NODES    4
+#define WORLD_NODES    5
 #define WORLD_CLIENTS  4
 #define WORLD_JOBS     64
 #define WORLD_ATTEMPTS 128 /* of one job: a run that needs more has gone wild */
@@ -144,8 +144,12 @@ struct world_node {
     struct rpc_channel *channel;
     struct rpc_call *session;
     struct world_timer connect, start, notice, refuse;
-    struct attempt_id refused[8]; /* launches that failed at once */
-    size_t refused_count;
+    struct world_outcome {
+        struct attempt_id id;
+        bool is_prepared; /* else refused */
+        uint32_t port;    /* of the rendezvous, if prepared */
+    } outcomes[16];       /* launches that failed at once, and what PREPARE came to */
+    size_t outcome_count;
     struct world_attempts attempts;
     struct world_sent *sent;
     size_t sent_count;
@@ -182,7 +186,8 @@ struct world_job { /* what a user wants */
     char name[16];
     struct world_client *client;
     struct world_plan plan;
-    uint32_t procs, gpus, max_restarts;
+    uint32_t nodes, procs, gpus, max_restarts; /* procs and gpus: on each node */
+    const char *nodelist;                      /* one name; NULL: any */
     Accel__V1__DeviceKind device_kind;
     uint64_t time_limit_ms, stop_grace_ms;
     bool kill_on_disconnect, is_watched, is_owner, is_cancelled;
@@ -201,6 +206,9 @@ struct world_book { /* of one job, by id */
     uint8_t request_id[LIMIT_REQUEST_ID_BYTES];
     struct {
         bool is_written, is_ended;
+        uint32_t prepared, launched, ended_nodes; /* by number */
+        uint64_t ranks;                           /* launched */
+        uint32_t master_port;                     /* that its nodes were told; 0: not yet */
     } attempts[WORLD_ATTEMPTS];
     uint32_t ended_events, submitted_events, rows;
 };
@@ -310,6 +318,9 @@ void books_reply_submit(struct world *w, const struct world_job *job, uint64_t i
 void books_reply_cancel(struct world *w, uint64_t id, bool is_accepted);
 void books_told_job(struct world *w, const Accel__V1__Job *job);
 void books_got_start(struct world_node *n, const Accel__V1__Start *start);
+/* Several nodes: said Prepared; launches, with what it was told. */
+void books_prepared(struct world_node *n, const Accel__V1__AttemptRef *ref);
+void books_launch(struct world_node *n, const Accel__V1__Start *start, const Accel__V1__Go *go);
 void books_got_ack(struct world_node *n, uint64_t seq);
 void books_check(struct world *w);        /* across the nodes, after every turn */
 void books_check_healed(struct world *w); /* when all has calmed down */

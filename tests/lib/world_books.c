@@ -63,6 +63,12 @@ static void committed_attempt(struct world *w, const struct record *rec)
                 r->attempt, r->job_id);
     b->attempts[r->attempt].is_written = true;
     b->attempts[r->attempt].is_ended = r->end_ms > 0;
+    for (uint32_t i = 0; i < w->config.node_count; i++) {
+        char ended[32];
+        snprintf(ended, sizeof(ended), "!%s ", w->nodes[i].name);
+        if (strstr(r->placement, ended))
+            b->attempts[r->attempt].ended_nodes |= 1u << i;
+    }
 }
 
 void books_committed(struct world *w, const struct store_txn *txn)
@@ -149,6 +155,14 @@ void books_told_job(struct world *w, const Accel__V1__Job *job)
 
 /* --- what nodes were told --- */
 
+static void check_lives(struct world *w, const Accel__V1__Start *start)
+{
+    const struct world_book *b = book_of(w, start->ref->job_id);
+    WORLD_CHECK(w, !b->attempts[start->ref->attempt].is_ended && b->state != ENDED,
+                "attempt %u of job %" PRIu64 " has ended and is started", start->ref->attempt,
+                start->ref->job_id);
+}
+
 void books_got_start(struct world_node *n, const Accel__V1__Start *start)
 {
     struct world *w = n->world;
@@ -158,8 +172,47 @@ void books_got_start(struct world_node *n, const Accel__V1__Start *start)
     WORLD_CHECK(w, b->attempts[start->ref->attempt].is_written,
                 "attempt %u of job %" PRIu64 " is started before it is on disk",
                 start->ref->attempt, id);
-    WORLD_CHECK(w, !b->attempts[start->ref->attempt].is_ended && b->state != ENDED,
-                "attempt %u of job %" PRIu64 " has ended and is started", start->ref->attempt, id);
+    if (!start->prepare) /* else it may have been given up meanwhile: a Stop is behind this */
+        check_lives(w, start);
+}
+
+void books_prepared(struct world_node *n, const Accel__V1__AttemptRef *ref)
+{
+    struct world *w = n->world;
+    book_of(w, ref->job_id)->attempts[ref->attempt].prepared |= 1u << (n - w->nodes);
+}
+
+void books_launch(struct world_node *n, const Accel__V1__Start *start, const Accel__V1__Go *go)
+{
+    struct world *w = n->world;
+    uint64_t id = start->ref->job_id;
+    uint32_t bit = 1u << (n - w->nodes), number = start->ref->attempt;
+    struct world_book *b = book_of(w, id);
+    if (start->node_count <= 1)
+        return;
+    check_lives(w, start);
+    WORLD_CHECK(w, go, "attempt %u of job %" PRIu64 " is launched without a Go", number, id);
+    WORLD_CHECK(w, (uint32_t)__builtin_popcount(b->attempts[number].prepared) >= start->node_count,
+                "job %" PRIu64 ".%u: Go before all were prepared", id, number);
+    WORLD_CHECK(w, !(b->attempts[number].launched & bit), "job %" PRIu64 ".%u: launched twice", id,
+                number);
+    b->attempts[number].launched |= bit;
+    for (uint32_t i = 0; i < start->local_size; i++) {
+        uint64_t rank = 1ull << (start->first_rank + i);
+        WORLD_CHECK(w,
+                    start->first_rank + i < start->world_size && start->world_size <= 64 &&
+                        !(b->attempts[number].ranks & rank),
+                    "job %" PRIu64 ".%u: rank %u twice", id, number, start->first_rank + i);
+        b->attempts[number].ranks |= rank;
+    }
+    if ((uint32_t)__builtin_popcount(b->attempts[number].launched) == start->node_count)
+        WORLD_CHECK(w, b->attempts[number].ranks == (1ull << start->world_size) - 1,
+                    "job %" PRIu64 ".%u: ranks are missing", id, number);
+    WORLD_CHECK(w, go->master_addr[0] && go->master_port, "no rendezvous");
+    WORLD_CHECK(
+        w, !b->attempts[number].master_port || b->attempts[number].master_port == go->master_port,
+        "job %" PRIu64 ".%u: two rendezvous ports", id, number);
+    b->attempts[number].master_port = go->master_port;
 }
 
 void books_got_ack(struct world_node *n, uint64_t seq)
@@ -172,7 +225,9 @@ void books_got_ack(struct world_node *n, uint64_t seq)
         if (s->seq <= n->acked_seq || s->seq > seq || !s->is_end)
             continue;
         const struct world_book *b = book_of(w, s->job_id);
-        WORLD_CHECK(w, b->is_deleted || b->attempts[s->attempt].is_ended,
+        bool is_ended = b->attempts[s->attempt].is_ended ||
+                        (b->attempts[s->attempt].ended_nodes & 1u << (n - w->nodes));
+        WORLD_CHECK(w, b->is_deleted || is_ended,
                     "the end of %" PRIu64 ".%u is acknowledged before it is on disk", s->job_id,
                     s->attempt);
     }
@@ -207,7 +262,8 @@ static void check_pair(struct world *w, const struct world_attempt *a,
     if (a->node == b->node && share_device(a, b, &device))
         WORLD_CHECK(w, false, "%s of %s is held by %" PRIu64 ".%u and %" PRIu64 ".%u", device,
                     a->node->name, a->id.job_id, a->id.attempt, b->id.job_id, b->id.attempt);
-    WORLD_CHECK(w, a->id.job_id != b->id.job_id || is_fenced(a) || is_fenced(b),
+    bool is_other = a->id.job_id != b->id.job_id || a->id.attempt == b->id.attempt;
+    WORLD_CHECK(w, is_other || is_fenced(a) || is_fenced(b),
                 "attempts %u and %u of job %" PRIu64 " run side by side", a->id.attempt,
                 b->id.attempt, a->id.job_id);
 }

@@ -157,7 +157,9 @@ static void on_end(void *ctx, int code, const char *text)
     struct world_op *op = ctx;
     struct world *w = op->client->world;
     op->call = NULL;
-    if (code == ACCEL_ECLOSED || code == ACCEL_EUNAVAIL) {
+    /* The other nodes have not said Hello for the first time yet. */
+    bool is_early = op->kind == OP_SUBMIT && op->job->nodes > 1 && code == ACCEL_EINVAL;
+    if (code == ACCEL_ECLOSED || code == ACCEL_EUNAVAIL || is_early) {
         op_again(op);
         return;
     }
@@ -188,7 +190,10 @@ static void fill_spec(const struct world_job *job, Accel__V1__JobSpec *spec,
     spec->n_env = ARRAY_LEN(env);
     spec->env = env;
     spec->cwd = (ProtobufCBinaryData){1, (uint8_t *)"/"};
+    spec->nodes = job->nodes;
     spec->procs_per_node = job->procs;
+    spec->n_nodelist = job->nodelist != NULL;
+    spec->nodelist = (char **)&job->nodelist;
     spec->gpus_per_node = job->gpus;
     spec->device_kind = job->device_kind;
     spec->max_restarts = job->max_restarts;

@@ -250,7 +250,8 @@ static void plan_rank(struct world_rank *k)
     if (a->plan.run_ms < 0)
         return;
     bool fails = (int)a->id.attempt <= a->plan.fails &&
-                 k->rank == (uint32_t)a->plan.fail_rank % (uint32_t)a->rank_count;
+                 k->rank == (uint32_t)a->plan.fail_rank %
+                                ((uint32_t)a->rank_count * MAX(a->spec->node_count, 1u));
     k->next_code = fails && a->plan.fail_code > 0 ? a->plan.fail_code : 0;
     k->next_signal = fails && a->plan.fail_code < 0 ? -a->plan.fail_code : 0;
     k->next_stopped = false;
@@ -467,7 +468,7 @@ void attempts_adopt(struct world_node *n)
     TAILQ_FOREACH(a, &n->attempts, link)
     {
         if (a->state == ATTEMPT_ENDED)
-            node_step(n, &(struct agent_event){
-                             .type = AGENT_EV_KEPT, .id = a->id, .era = a->spec->era});
+            node_step(
+                n, &(struct agent_event){.type = AGENT_EV_KEPT, .id = a->id, .era = a->spec->era});
     }
 }

@@ -42,6 +42,8 @@ static void do_send(struct world_node *n, const struct agent_action *act)
     WORLD_CHECK(n->world, n->session, "%s sends without a session", n->name);
     if (up->body_case == ACCEL__V1__AGENT_UP__BODY_REPORT)
         note_sent(n, up->report);
+    if (up->body_case == ACCEL__V1__AGENT_UP__BODY_PREPARED)
+        books_prepared(n, up->prepared->ref);
     rpc_call_send(n->session, &up->base);
     accel__v1__agent_up__free_unpacked(up, NULL);
 }
@@ -75,6 +77,7 @@ static int build_spec(struct world_node *n, const struct agent_action *act, stru
 {
     Accel__V1__Device devices[64], *list[64];
     struct accel_error err = {0};
+    const Accel__V1__Go *go = act->go;
     size_t count = node_describe_devices(n, devices, ARRAY_LEN(devices));
     for (size_t i = 0; i < count; i++)
         list[i] = &devices[i];
@@ -82,9 +85,11 @@ static int build_spec(struct world_node *n, const struct agent_action *act, stru
         .start = act->start,
         .devices = (const Accel__V1__Device *const *)list,
         .device_count = count,
-        .master_addr = "127.0.0.1",
-        .master_port = n->port_next++,
-        .pet_port = n->port_next++,
+        .master_addr = go ? go->master_addr : (char *)"127.0.0.1",
+        .master_port = go ? go->master_port : n->port_next++,
+        .pet_port = go ? go->pet_port : n->port_next++,
+        .peers = go ? (const Accel__V1__Peer *const *)go->peers : NULL,
+        .peer_count = go ? go->n_peers : 0,
         .ifname = "lo",
         .node_name = n->name,
         .incarnation = n->incarnation,
@@ -96,28 +101,49 @@ static int build_spec(struct world_node *n, const struct agent_action *act, stru
     return r;
 }
 
-static void say_refusals(void *ctx)
+static void say_outcomes(void *ctx)
 {
     struct world_node *n = ctx;
-    while (n->refused_count > 0) {
-        struct attempt_id id = n->refused[--n->refused_count];
-        node_step(n, &(struct agent_event){
-                         .type = AGENT_EV_LAUNCH_REFUSED, .id = id, .text = "no port is free"});
+    while (n->outcome_count > 0) {
+        struct world_outcome o = n->outcomes[--n->outcome_count];
+        node_step(n, &(struct agent_event){.type = o.is_prepared ? AGENT_EV_PREPARED
+                                                                 : AGENT_EV_LAUNCH_REFUSED,
+                                           .id = o.id,
+                                           .master_port = o.port,
+                                           .text = "no port is free"});
     }
 }
 
-static void do_launch(struct world_node *n, const struct agent_action *act)
+static void add_outcome(struct world_node *n, struct attempt_id id, uint32_t port, bool is_prepared)
+{
+    CHECK(n->outcome_count < ARRAY_LEN(n->outcomes));
+    n->outcomes[n->outcome_count++] =
+        (struct world_outcome){.id = id, .is_prepared = is_prepared, .port = port};
+    world_timer_set(n->world, &n->refuse, 0, say_outcomes, n);
+}
+
+static bool is_refused(const struct agent_action *act)
 {
     char plan[128];
     CHECK(act->start->spec->n_argv == 2);
     snprintf(plan, sizeof(plan), "%.*s", (int)act->start->spec->argv[1].len,
              (const char *)act->start->spec->argv[1].data);
-    if (plan_parse(plan).start == 3) {
-        CHECK(n->refused_count < ARRAY_LEN(n->refused));
-        n->refused[n->refused_count++] = act->id;
-        world_timer_set(n->world, &n->refuse, 0, say_refusals, n);
+    return plan_parse(plan).start == 3;
+}
+
+static void do_prepare(struct world_node *n, const struct agent_action *act)
+{
+    bool is_first = act->start->node_rank == 0;
+    add_outcome(n, act->id, is_first ? n->port_next++ : 0, !is_refused(act));
+}
+
+static void do_launch(struct world_node *n, const struct agent_action *act)
+{
+    if (!act->go && is_refused(act)) {
+        add_outcome(n, act->id, 0, false);
         return;
     }
+    books_launch(n, act->start, act->go);
     Accel__V1__AttemptSpec *spec;
     struct accel_error err;
     int r = build_spec(n, act, &n->actions.arena, &spec);
@@ -166,6 +192,8 @@ static void carry_out(struct world_node *n, const struct agent_action *act)
     case AGENT_ACT_SEND: do_send(n, act); break;
     case AGENT_ACT_CLOSE_SESSION: close_session(n); break;
     case AGENT_ACT_LAUNCH: do_launch(n, act); break;
+    case AGENT_ACT_PREPARE: do_prepare(n, act); break;
+    case AGENT_ACT_UNPREPARE: break; /* it holds nothing here */
     case AGENT_ACT_STOP: ops->stop(n->launcher, act->id, act->grace_ms, act->cause); break;
     case AGENT_ACT_SIGNAL: ops->signal(n->launcher, act->id, act->rank, act->signo); break;
     case AGENT_ACT_MARK_ACKED: ops->mark_acked(n->launcher, act->id); break;
@@ -331,7 +359,7 @@ static void forget(struct world_node *n)
     n->channel = NULL;
     n->session = NULL;
     n->is_silent = false;
-    n->refused_count = 0;
+    n->outcome_count = 0;
     world_timer_clear(w, &n->connect);
     world_timer_clear(w, &n->notice);
     world_timer_clear(w, &n->refuse);

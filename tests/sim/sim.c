@@ -91,7 +91,7 @@ static struct world_config draw_config(struct prng *p, uint64_t seed)
 {
     struct world_config c = {
         .seed = seed,
-        .node_count = (uint32_t)range(p, 1, WORLD_NODES),
+        .node_count = (uint32_t)range(p, 1, 4),
         .client_count = (uint32_t)range(p, 1, WORLD_CLIENTS),
         .cpus = (uint32_t)range(p, 4, 8),
         .gpus = prng_chance(p, 50) ? 2 : 0,
@@ -146,11 +146,19 @@ static struct world_job draw_job(struct prng *p, const struct world_config *c)
     return job;
 }
 
-static void draw_users(struct prng *p, struct world *w)
+/* Drawn apart, so that seeds keep what they had before there were several nodes. */
+static void spread(struct prng *q, const struct world_config *c, struct world_job *job)
+{
+    if (c->node_count > 1 && prng_chance(q, 40))
+        job->nodes = (uint32_t)range(q, 2, c->node_count);
+}
+
+static void draw_users(struct prng *p, struct prng *q, struct world *w)
 {
     int64_t jobs = range(p, 1, 14);
     for (int64_t i = 0; i < jobs; i++) {
         struct world_job want = draw_job(p, &w->config);
+        spread(q, &w->config, &want);
         struct world_client *c = &w->clients[prng_below(p, w->config.client_count)];
         struct world_job *job = client_submit(c, &want, range(p, 0, FAULTS_MS * 2 / 3));
         if (prng_chance(p, 10))
@@ -211,15 +219,18 @@ static void heal(struct world *w)
 
 static void run_seed(uint64_t seed)
 {
-    struct prng p;
+    struct prng p, q;
     struct faults faults;
     alarm(SEED_SECONDS);
     prng_init(&p, seed);
+    prng_init(&q, seed ^ 0x90d5);
     struct world_config config = draw_config(&p, seed);
+    if (prng_chance(&q, 15))
+        config.node_count = WORLD_NODES;
     struct world *w = world_create(&config);
     running = w;
     running_seed = seed;
-    draw_users(&p, w);
+    draw_users(&p, &q, w);
     faults_begin(&faults, w, seed, FAULTS_MS);
     world_run(w, FAULTS_MS);
     faults_end(&faults);

@@ -21,23 +21,33 @@ static const struct world *running;
 static bool is_quiet(struct world *w, uint64_t arg)
 {
     (void)arg;
+    for (uint32_t i = 0; i < w->config.node_count; i++)
+        if (!node_is_settled(&w->nodes[i]))
+            return false;
     return ops_are_done(w) && w->coord.core && coord_jobs_live(w->coord.core) == 0 &&
-           !w->coord.committing && node_is_settled(&w->nodes[0]);
+           !w->coord.committing;
 }
 
 static bool is_node_ready(struct world *w, uint64_t arg)
 {
     (void)arg;
-    return w->nodes[0].core && agent_is_welcomed(w->nodes[0].core);
+    for (uint32_t i = 0; i < w->config.node_count; i++)
+        if (!w->nodes[i].core || !agent_is_welcomed(w->nodes[i].core))
+            return false;
+    return true;
 }
 
 /* Every rank of the attempt runs, and the coordinator was told and has acknowledged it. */
 static bool is_running(struct world *w, uint64_t attempt)
 {
-    const struct world_attempt *a = attempt_of(&w->nodes[0], 1, (uint32_t)attempt);
-    const struct world_node *n = &w->nodes[0];
-    return a && a->state == ATTEMPT_RUNNING && n->sent_count &&
-           n->acked_seq == n->sent[n->sent_count - 1].seq;
+    for (uint32_t i = 0; i < w->config.node_count; i++) {
+        struct world_node *n = &w->nodes[i];
+        const struct world_attempt *a = attempt_of(n, 1, (uint32_t)attempt);
+        if (!a || a->state != ATTEMPT_RUNNING || n->sent_count == 0 ||
+            n->acked_seq != n->sent[n->sent_count - 1].seq)
+            return false;
+    }
+    return true;
 }
 
 static bool is_launching(struct world *w, uint64_t attempt)
@@ -329,6 +339,70 @@ static struct world *tell_clock_jumps(void)
     return w;
 }
 
+/* --- several nodes --- */
+
+static struct world_config two_nodes(void)
+{
+    struct world_config config = world_calm;
+    config.node_count = 2;
+    return config;
+}
+
+static bool has_prepared(struct world *w, uint64_t nodes)
+{
+    return w->books[1].attempts[1].prepared == nodes;
+}
+
+static bool is_second_launched(struct world *w, uint64_t attempt)
+{
+    return attempt_of(&w->nodes[1], 1, (uint32_t)attempt) != NULL;
+}
+
+static struct world *tell_two_nodes(void)
+{
+    struct world *w = begin(two_nodes());
+    submit(w, (struct world_job){.plan = UNTIL_TOLD, .nodes = 2, .procs = 2, .max_restarts = 1});
+    until(w, is_running, 1);
+    attempt_exit_rank(attempt_of(&w->nodes[1], 1, 1), 3, 7, 0);
+    until(w, is_running, 2);
+    for (uint32_t rank = 0; rank < 4; rank++)
+        attempt_exit_rank(attempt_of(&w->nodes[rank / 2], 1, 2), rank, 0, 0);
+    end(w);
+    return w;
+}
+
+static struct world *tell_prepare_lost(void)
+{
+    struct world *w = begin(two_nodes());
+    submit(w, (struct world_job){.plan = {.run_ms = 50}, .nodes = 2});
+    until(w, is_committing, 0); /* its Starts wait for the disk */
+    node_cut(&w->nodes[1], false, 30);
+    end(w);
+    return w;
+}
+
+static struct world *tell_go_lost(void)
+{
+    struct world *w = begin(two_nodes());
+    submit(w, (struct world_job){.plan = {.run_ms = 50}, .nodes = 2});
+    until(w, has_prepared, 3);
+    world_run(w, 1); /* the coordinator has heard both, and its Gos are on the way */
+    node_cut(&w->nodes[1], false, 30);
+    until(w, is_second_launched, 1);
+    end(w);
+    return w;
+}
+
+static struct world *tell_node_dies_prepared(void)
+{
+    struct world *w = begin(two_nodes());
+    submit(w, (struct world_job){.plan = {.run_ms = 50}, .nodes = 2});
+    until(w, is_committing, 0);
+    node_kill(&w->nodes[1], 2500); /* longer than the coordinator waits for the next acceld */
+    end(w);
+    return w;
+}
+
 static const struct {
     const char *name, *what;
     struct world *(*tell)(void);
@@ -347,6 +421,11 @@ static const struct {
     {"shim_lost", "the shim is killed", tell_shim_lost},
     {"store_fails", "the disk is full for a while", tell_store_fails},
     {"start_lost", "a Start is lost on the way", tell_start_lost},
+    {"two_nodes", "prepared, started; a rank fails, both nodes stop, and start again",
+     tell_two_nodes},
+    {"prepare_lost", "one of two Starts is lost on the way", tell_prepare_lost},
+    {"go_lost", "one of two Gos is lost on the way", tell_go_lost},
+    {"node_dies_prepared", "a node goes away before its gang is started", tell_node_dies_prepared},
     {"aside", "a job waits for devices that went away", tell_aside},
     {"standstill", "the coordinator stands still for ten seconds", tell_standstill},
     {"clock_jumps", "the wall clock jumps forward and back", tell_clock_jumps},

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * place.h - between place.c (what a node has, and who gets it) and choose.c (which nodes carry a
+ * gang). Nothing here changes anything.
+ */
+#ifndef ACCEL_SCHEDULER_PLACE_H
+#define ACCEL_SCHEDULER_PLACE_H
+
+#include "scheduler/coord_internal.h"
+
+struct need { /* of one node */
+    uint32_t kind, devices, procs;
+};
+uint32_t place_count(const struct node *n, uint32_t kind, bool only_free);
+struct need place_need(const struct job *j, const struct node *n);
+bool place_could_carry(const struct job *j, const struct node *n);
+bool place_can_carry_now(const struct job *j, const struct node *n);
+const char *place_kind_name(uint32_t kind); /* "GPU" */
+
+/* The nodes for a gang, in order of node rank. */
+struct choice {
+    struct node **nodes; /* of the arena; NULL if it cannot be carried now */
+    size_t count;
+    size_t could;     /* nodes that could each carry a part, were they free: the most of one kind */
+    bool is_possible; /* the gang could be carried, were all nodes free */
+};
+/* Stable: equal nodes are taken in the order in which they joined, of the others those that are
+ * left with the fewest free devices. Nodes of a TPU slice are taken all or none. */
+void choose_nodes(const struct coord *c, const struct job *j, struct arena *arena,
+                  struct choice *ret);
+/* ACCEL_EINVAL: a node of --nodelist or --exclude that nobody knows; too few are left. */
+int choose_check_names(const struct coord *c, const struct job *j, struct accel_error *err);
+
+#endif
