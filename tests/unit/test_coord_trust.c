@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Trust in the core, step by step and over restarts: what was used or revoked stays so when the
+ * coordinator comes back, caps push out the right ones, refusals are told a few at a time, and a
+ * removed node leaves nothing behind. Cryptography is faked: the core sees names and serials only.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "accel/v1/agent.pb-c.h"
+#include "accel/v1/event.pb-c.h"
+#include "accel/v1/job.pb-c.h"
+#include "accel/v1/node.pb-c.h"
+#include "accel/v1/trust.pb-c.h"
+#include "common/limits.h"
+#include "scheduler/coord.h"
+#include "scheduler/store.h"
+
+#define DAY (24ll * 3600 * 1000)
+
+static const struct rpc_identity root = {
+    .role = RPC_ROLE_ADMIN, .uid = 0, .user = "root", .is_local = true};
+
+struct world {
+    struct store *store;
+    struct coord *core;
+    struct coord_batch batch;
+    int64_t now_ms; /* both clocks */
+    uint64_t calls;
+    uint8_t requests;
+};
+
+static void load_one(void *ctx, const struct record *rec)
+{
+    coord_load(ctx, rec);
+}
+
+static void commit(struct world *w)
+{
+    coord_collect(w->core, &w->batch);
+    const struct store_txn txn = {w->batch.records, w->batch.record_count, coord_epoch(w->core)};
+    assert_int_equal(w->store->ops->commit(w->store, &txn, NULL), 0);
+}
+
+/* A coordinator that knows what the store knows. */
+static void restart(struct world *w)
+{
+    const struct coord_config config = {.session_grace_ms = LIMIT_SESSION_GRACE_MS,
+                                        .history_jobs = LIMIT_HISTORY_JOBS,
+                                        .history_ms = LIMIT_HISTORY_MS};
+    coord_destroy(w->core);
+    coord_batch_reset(&w->batch);
+    w->core = coord_create(&config);
+    assert_int_equal(w->store->ops->load(w->store, load_one, w->core, NULL), 0);
+    coord_start(w->core, w->now_ms, w->now_ms, 7);
+    commit(w);
+    coord_batch_reset(&w->batch);
+}
+
+static int setup(void **state)
+{
+    struct world *w = xcalloc(1, sizeof(*w));
+
+    w->store = store_mem_create(7);
+    w->now_ms = 1795000000000ll;
+    coord_batch_init(&w->batch);
+    restart(w);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+
+    coord_destroy(w->core);
+    coord_batch_done(&w->batch);
+    w->store->ops->close(w->store);
+    free(w);
+    return 0;
+}
+
+static void step(struct world *w, struct coord_event *ev)
+{
+    coord_batch_reset(&w->batch);
+    ev->now_ms = ev->wall_ms = w->now_ms;
+    coord_step(w->core, ev, &w->batch);
+    coord_check_all(w->core);
+    commit(w);
+}
+
+/* A unary call, or the first message of a stream; its answer, or that of a stream so far. */
+static const struct coord_output *call(struct world *w, enum coord_method method, const void *msg,
+                                       const struct rpc_identity *who,
+                                       const struct coord_grant *grant)
+{
+    struct coord_event ev = {.type = COORD_EV_CALL,
+                             .method = method,
+                             .rpc_type = RPC_OPEN,
+                             .call = ++w->calls,
+                             .who = who,
+                             .msg = msg,
+                             .grant = grant};
+    step(w, &ev);
+    for (size_t i = 0; i < w->batch.output_count; i++)
+        if (w->batch.outputs[i].call == w->calls)
+            return &w->batch.outputs[i];
+    return NULL;
+}
+
+static ProtobufCBinaryData request_id(struct world *w, uint8_t *id)
+{
+    memset(id, 0, LIMIT_REQUEST_ID_BYTES);
+    id[0] = ++w->requests;
+    return (ProtobufCBinaryData){LIMIT_REQUEST_ID_BYTES, id};
+}
+
+static struct coord_grant grant_of(const char *serial, int64_t not_after_ms, const uint8_t *hash)
+{
+    return (struct coord_grant){.hash = hash,
+                                .certificate_pem = "cert",
+                                .ca_pem = "ca",
+                                .serial = serial,
+                                .not_after_ms = not_after_ms,
+                                .token = "token"};
+}
+
+static void make_token(struct world *w, uint8_t *hash, int64_t life_ms)
+{
+    Accel__V1__CreateNodeTokenRequest rq = ACCEL__V1__CREATE_NODE_TOKEN_REQUEST__INIT;
+    const struct coord_grant g = grant_of(NULL, w->now_ms + life_ms, hash);
+
+    assert_int_equal(call(w, COORD_CREATE_TOKEN, &rq, &root, &g)->code, 0);
+}
+
+static int enrol(struct world *w, const uint8_t *hash, const char *node, const char *serial)
+{
+    static const struct rpc_identity nobody = {.role = RPC_ROLE_NONE};
+    Accel__V1__EnrollRequest rq = ACCEL__V1__ENROLL_REQUEST__INIT;
+    struct coord_grant g = grant_of(serial, w->now_ms + 90 * DAY, hash);
+    uint8_t id[LIMIT_REQUEST_ID_BYTES];
+
+    if (!coord_may_enroll(w->core, hash, w->now_ms))
+        g.certificate_pem = NULL; /* as the shell does */
+    rq.request_id = request_id(w, id);
+    rq.node = (char *)node;
+    rq.machine_id = (char *)"m1";
+    return call(w, COORD_ENROLL, &rq, &nobody, &g)->code;
+}
+
+static int sign(struct world *w, const char *name, Accel__V1__UserRole role, const char *serial,
+                int64_t life_ms)
+{
+    Accel__V1__SignUserRequest rq = ACCEL__V1__SIGN_USER_REQUEST__INIT;
+    const struct coord_grant g = grant_of(serial, w->now_ms + life_ms, NULL);
+    uint8_t id[LIMIT_REQUEST_ID_BYTES];
+
+    rq.request_id = request_id(w, id);
+    rq.name = (char *)name;
+    rq.role = role;
+    return call(w, COORD_SIGN_USER, &rq, &root, &g)->code;
+}
+
+static int identify(struct world *w, enum pki_kind kind, const char *name, const char *serial)
+{
+    struct rpc_identity who = {0};
+
+    return coord_identify(w->core, kind, name, serial, w->now_ms, &who, NULL);
+}
+
+/* --- tokens --- */
+
+static void a_token_serves_once(void **state)
+{
+    struct world *w = *state;
+    uint8_t hash[PKI_HASH_BYTES] = {1}, other[PKI_HASH_BYTES] = {2};
+
+    make_token(w, hash, LIMIT_TOKEN_MS);
+    assert_int_equal(enrol(w, other, "n1", "aa"), ACCEL_EPERM);
+    assert_int_equal(enrol(w, hash, "-", "aa"), ACCEL_EINVAL); /* does not use it up */
+    assert_int_equal(enrol(w, hash, "n1", "aa"), 0);
+    assert_int_equal(enrol(w, hash, "n2", "ab"), ACCEL_EPERM);
+    restart(w);
+    assert_false(coord_may_enroll(w->core, hash, w->now_ms));
+    assert_int_equal(enrol(w, hash, "n2", "ab"), ACCEL_EPERM);
+    assert_int_equal(identify(w, PKI_NODE, "n1", "aa"), 0);
+    assert_int_equal(identify(w, PKI_NODE, "n2", "aa"), ACCEL_EPERM); /* good for one name */
+    assert_int_equal(identify(w, PKI_USER, "n1", "aa"), ACCEL_EPERM); /* and one kind */
+    assert_int_equal(coord_refused(w->core)[COORD_REFUSED_TOKEN], 1); /* since the restart */
+}
+
+static void a_token_expires(void **state)
+{
+    struct world *w = *state;
+    uint8_t hash[PKI_HASH_BYTES] = {1};
+
+    make_token(w, hash, 1000);
+    w->now_ms += 999;
+    assert_true(coord_may_enroll(w->core, hash, w->now_ms));
+    w->now_ms += 1;
+    assert_int_equal(enrol(w, hash, "n1", "aa"), ACCEL_EPERM);
+}
+
+static void open_tokens_have_a_cap(void **state)
+{
+    struct world *w = *state;
+    Accel__V1__CreateNodeTokenRequest rq = ACCEL__V1__CREATE_NODE_TOKEN_REQUEST__INIT;
+    uint8_t hash[PKI_HASH_BYTES] = {0};
+
+    for (uint32_t i = 0; i <= LIMIT_TOKENS; i++) {
+        memcpy(hash, &i, sizeof(i));
+        const struct coord_grant g = grant_of(NULL, w->now_ms + 1000, hash);
+        assert_int_equal(call(w, COORD_CREATE_TOKEN, &rq, &root, &g)->code,
+                         i < LIMIT_TOKENS ? 0 : ACCEL_EFULL);
+    }
+    w->now_ms += 1000; /* they expire, and there is room */
+    make_token(w, hash, 1000);
+}
+
+/* --- certificates and roles --- */
+
+static void roles_and_revocations_last(void **state)
+{
+    struct world *w = *state;
+    Accel__V1__RevokeUserRequest revoke = ACCEL__V1__REVOKE_USER_REQUEST__INIT;
+    Accel__V1__SetRoleRequest role = ACCEL__V1__SET_ROLE_REQUEST__INIT;
+    uint8_t id[LIMIT_REQUEST_ID_BYTES];
+
+    assert_int_equal(sign(w, "ann", ACCEL__V1__USER_ROLE__USER_ROLE_OPERATOR, "a1", DAY), 0);
+    assert_int_equal(sign(w, "ann", ACCEL__V1__USER_ROLE__USER_ROLE_NONE, "a2", 2 * DAY), 0);
+    assert_int_equal(sign(w, PKI_COORDINATOR_NAME, 0, "a3", DAY), ACCEL_EINVAL);
+    restart(w);
+    assert_int_equal(coord_role(w->core, "ann"), RPC_ROLE_OPERATOR);
+    assert_int_equal(coord_role(w->core, "bob"), RPC_ROLE_USER);
+    role.request_id = request_id(w, id);
+    role.name = (char *)"ann";
+    role.role = ACCEL__V1__USER_ROLE__USER_ROLE_ADMIN;
+    assert_int_equal(call(w, COORD_SET_ROLE, &role, &root, NULL)->code, 0);
+    assert_int_equal(coord_role(w->core, "ann"), RPC_ROLE_ADMIN);
+    w->now_ms += DAY; /* the first ends by itself */
+    assert_int_equal(identify(w, PKI_USER, "ann", "a1"), ACCEL_EPERM);
+    assert_int_equal(identify(w, PKI_USER, "ann", "a2"), 0);
+    revoke.request_id = request_id(w, id);
+    revoke.name = (char *)"ann";
+    const struct coord_output *o = call(w, COORD_REVOKE_USER, &revoke, &root, NULL);
+    Accel__V1__RevokeUserReply *reply = accel__v1__revoke_user_reply__unpack(NULL, o->len, o->data);
+    assert_int_equal(reply->certificates, 1);
+    accel__v1__revoke_user_reply__free_unpacked(reply, NULL);
+    assert_int_equal(w->batch.note_count, 1);
+    assert_string_equal(w->batch.notes[0].drop_serial, "a2");
+    restart(w);
+    assert_int_equal(identify(w, PKI_USER, "ann", "a2"), ACCEL_EPERM);
+    assert_int_equal(coord_role(w->core, "ann"), RPC_ROLE_USER);
+    revoke.name = (char *)"bob";
+    revoke.request_id = request_id(w, id);
+    assert_int_equal(call(w, COORD_REVOKE_USER, &revoke, &root, NULL)->code, ACCEL_ENOENT);
+}
+
+static void renewals_push_out_their_own(void **state)
+{
+    struct world *w = *state;
+    Accel__V1__RenewRequest rq = ACCEL__V1__RENEW_REQUEST__INIT;
+    struct rpc_identity ann = {.role = RPC_ROLE_USER, .user = "ann", .serial = "00"};
+    uint8_t id[LIMIT_REQUEST_ID_BYTES];
+    char serial[8];
+
+    assert_int_equal(sign(w, "ann", 0, "00", DAY), 0);
+    assert_int_equal(sign(w, "bob", 0, "b0", DAY), 0);
+    for (unsigned i = 1; i <= LIMIT_CERTIFICATES_EACH; i++) {
+        snprintf(serial, sizeof(serial), "%02x", i);
+        const struct coord_grant g = grant_of(serial, w->now_ms + DAY + i, NULL);
+        rq.request_id = request_id(w, id);
+        assert_int_equal(call(w, COORD_RENEW, &rq, &ann, &g)->code, 0);
+    }
+    assert_int_equal(identify(w, PKI_USER, "ann", "00"), ACCEL_EPERM);
+    assert_int_equal(identify(w, PKI_USER, "ann", "01"), 0);
+    assert_int_equal(identify(w, PKI_USER, "bob", "b0"), 0);
+    rq.request_id = request_id(w, id);
+    assert_int_equal(call(w, COORD_RENEW, &rq, &ann, NULL)->code, ACCEL_EPERM);
+    assert_int_equal(coord_refused(w->core)[COORD_REFUSED_CERTIFICATE], 1);
+}
+
+/* --- refusals --- */
+
+static void refusals_are_told_a_few_at_a_time(void **state)
+{
+    struct world *w = *state;
+    size_t told = 0;
+
+    for (unsigned i = 0; i < 100; i++) {
+        struct coord_event ev = {.type = COORD_EV_REFUSED,
+                                 .refusal = COORD_REFUSED_HANDSHAKE,
+                                 .text = "garbage on the port"};
+        step(w, &ev);
+        told += w->batch.note_count;
+        assert_true(w->batch.note_count > 0 || w->batch.record_count == 0); /* costs no write */
+    }
+    assert_int_equal(told, LIMIT_REFUSALS_TOLD);
+    assert_int_equal(coord_refused(w->core)[COORD_REFUSED_HANDSHAKE], 100);
+    w->now_ms += LIMIT_REFUSALS_WINDOW_MS;
+    struct coord_event ev = {
+        .type = COORD_EV_REFUSED, .refusal = COORD_REFUSED_TOKEN, .text = "a guess"};
+    step(w, &ev);
+    assert_int_equal(w->batch.note_count, 1);
+    assert_int_equal(w->batch.record_count, 2); /* with how many were not told */
+    assert_non_null(strstr(w->batch.records[0].u.event.text, "90 more"));
+}
+
+/* --- removal --- */
+
+static uint64_t say_hello(struct world *w, const char *name, const char *machine_id)
+{
+    struct rpc_identity who = {.role = RPC_ROLE_NODE};
+    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
+    Accel__V1__Hello hello = ACCEL__V1__HELLO__INIT;
+    Accel__V1__Node node = ACCEL__V1__NODE__INIT;
+    Accel__V1__Device device = ACCEL__V1__DEVICE__INIT, *devices = &device;
+
+    snprintf(who.node, sizeof(who.node), "%s", name);
+    node.name = (char *)name;
+    node.incarnation = 1;
+    node.devices = &devices;
+    node.n_devices = 1;
+    device.id = (char *)"cpu:0";
+    device.kind = ACCEL__V1__DEVICE_KIND__DEVICE_CPU;
+    hello.node = &node;
+    hello.machine_id = (char *)machine_id;
+    up.body_case = ACCEL__V1__AGENT_UP__BODY_HELLO;
+    up.hello = &hello;
+    call(w, COORD_SESSION, &up, &who, NULL);
+    return w->calls;
+}
+
+static void a_removed_node_leaves_nothing(void **state)
+{
+    struct world *w = *state;
+    Accel__V1__SubmitRequest submit = ACCEL__V1__SUBMIT_REQUEST__INIT;
+    Accel__V1__JobSpec spec = ACCEL__V1__JOB_SPEC__INIT;
+    Accel__V1__RemoveNodeRequest rq = ACCEL__V1__REMOVE_NODE_REQUEST__INIT;
+    ProtobufCBinaryData argv = {4, (uint8_t *)"/x/y"};
+    uint8_t hash[PKI_HASH_BYTES] = {1}, again[PKI_HASH_BYTES] = {2}, id[LIMIT_REQUEST_ID_BYTES];
+    uint64_t session;
+
+    make_token(w, hash, LIMIT_TOKEN_MS);
+    make_token(w, again, LIMIT_TOKEN_MS);
+    assert_int_equal(enrol(w, hash, "n1", "aa"), 0);
+    session = say_hello(w, "n1", "m1");
+    assert_int_equal(coord_nodes_ready(w->core), 1);
+    submit.request_id = request_id(w, id);
+    submit.spec = &spec;
+    spec.name = (char *)"j";
+    spec.argv = &argv;
+    spec.n_argv = 1;
+    spec.cwd = (ProtobufCBinaryData){1, (uint8_t *)"/"};
+    assert_int_equal(call(w, COORD_SUBMIT, &submit, &root, NULL)->code, 0);
+    assert_int_equal(enrol(w, again, "n1", "ab"), ACCEL_EEXIST); /* it is connected */
+    rq.request_id = request_id(w, id);
+    rq.name = (char *)"n1";
+    const struct coord_output *o = call(w, COORD_REMOVE_NODE, &rq, &root, NULL);
+    Accel__V1__RemoveNodeReply *reply = accel__v1__remove_node_reply__unpack(NULL, o->len, o->data);
+    assert_int_equal(reply->certificates, 1);
+    assert_int_equal(reply->attempts, 1);
+    accel__v1__remove_node_reply__free_unpacked(reply, NULL);
+    bool is_stopped = false, is_ended = false;
+    for (size_t i = 0; i < w->batch.output_count; i++) {
+        const struct coord_output *each = &w->batch.outputs[i];
+        if (each->call != session)
+            continue;
+        assert_false(is_ended); /* nothing is said after the end */
+        is_ended = each->is_end && each->code == ACCEL_EPERM;
+        is_stopped |= !each->is_end;
+    }
+    assert_true(is_stopped && is_ended);
+    assert_int_equal(coord_nodes_known(w->core), 0);
+    assert_int_equal(coord_jobs_live(w->core), 1); /* it waits for another node */
+    assert_int_equal(identify(w, PKI_NODE, "n1", "aa"), ACCEL_EPERM);
+    restart(w);
+    assert_int_equal(coord_nodes_known(w->core), 0);
+    assert_int_equal(coord_jobs_live(w->core), 1);
+    assert_int_equal(identify(w, PKI_NODE, "n1", "aa"), ACCEL_EPERM);
+    assert_int_equal(enrol(w, again, "n1", "ab"), 0); /* the name is free */
+    say_hello(w, "n1", "m2");
+    assert_int_equal(coord_nodes_ready(w->core), 1);
+    rq.request_id = request_id(w, id);
+    rq.name = (char *)"n2";
+    assert_int_equal(call(w, COORD_REMOVE_NODE, &rq, &root, NULL)->code, ACCEL_ENOENT);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(a_token_serves_once),           TEST(a_token_expires),
+        TEST(open_tokens_have_a_cap),        TEST(roles_and_revocations_last),
+        TEST(renewals_push_out_their_own),   TEST(refusals_are_told_a_few_at_a_time),
+        TEST(a_removed_node_leaves_nothing),
+    };
+    return cmocka_run_group_tests_name("coord_trust", tests, NULL, NULL);
+}
