@@ -91,7 +91,9 @@ static void add_row(struct listing *l, const Accel__V1__Job *job)
     table_cell(t, job->name, TABLE_PLAIN);
     table_cell(t, job->user, TABLE_PLAIN);
     table_cell(t, state, state_color(state));
-    if (job->procs > 0)
+    if (job->nodes > 1 && job->procs > 0)
+        table_cellf(t, "%ux%u", job->nodes, job->procs / job->nodes);
+    else if (job->procs > 0)
         table_cell_number(t, job->procs);
     else
         table_cell(t, "", TABLE_PLAIN);

@@ -461,21 +461,88 @@ static int build_output(struct builder *b)
     return 0;
 }
 
+/* "2x4"; or "4", processes on one node, as TorchX has it. */
+static int parse_nodes_by_procs(struct builder *b, uint64_t *ret_nodes, uint64_t *ret_procs)
+{
+    const char *text = b->o->v[OPT_NODES_BY_PROCS].text;
+    AUTO_FREE char *nodes = xstrdup(text);
+    char *x = strpbrk(nodes, "xX");
+
+    *ret_nodes = 1;
+    if (x)
+        *x = 0;
+    if ((x && parse_u64(nodes, 1, LIMIT_NODES_PER_JOB, ret_nodes) < 0) ||
+        parse_u64(x ? x + 1 : nodes, 1, LIMIT_PROCS_PER_NODE, ret_procs) < 0) {
+        error_set(b->err, ACCEL_EINVAL,
+                  "-j %s: not possible\nwhy: it is NODESxPROCS, such as 2x8\n"
+                  "try: --nodes N --procs P",
+                  quoted(b, text));
+        return fail_with(b, EXIT_CODE_USAGE);
+    }
+    return 0;
+}
+
+/* "a,b" given any number of times, as one list without repetitions. */
+static int build_names(struct builder *b, const struct opt_value *v, const char *option,
+                       char ***ret_list, size_t *ret_count)
+{
+    size_t cap = 0;
+
+    for (size_t i = 0; i < v->count; i++)
+        for (const char *p = v->list[i]; p; p = strchr(p + 1, ','))
+            cap++;
+    char **list = ARENA_ARRAY(b->a, char *, cap + 1);
+    *ret_list = list;
+    for (size_t i = 0; i < v->count; i++) {
+        char *rest = arena_strdup(b->a, v->list[i]), *one;
+        while ((one = strsep(&rest, ","))) {
+            bool is_there = false;
+            if (!is_valid_name(one)) {
+                error_set(b->err, ACCEL_EINVAL,
+                          "--%s %s: not possible\nwhy: it is names of nodes with commas between\n"
+                          "try: accelctl nodes",
+                          option, quoted(b, v->list[i]));
+                return fail_with(b, EXIT_CODE_USAGE);
+            }
+            for (size_t k = 0; k < *ret_count; k++)
+                is_there |= strcmp(list[k], one) == 0;
+            if (!is_there)
+                list[(*ret_count)++] = one;
+        }
+    }
+    return 0;
+}
+
+static int build_places(struct builder *b)
+{
+    Accel__V1__JobSpec *s = b->spec;
+    int r = build_names(b, &b->o->v[OPT_NODELIST], "nodelist", &s->nodelist, &s->n_nodelist);
+
+    return r == 0 ? build_names(b, &b->o->v[OPT_EXCLUDE], "exclude", &s->exclude, &s->n_exclude)
+                  : r;
+}
+
 static int build_size(struct builder *b)
 {
     const struct options *o = b->o;
     uint64_t total = o->v[OPT_NUM_PROCESSES].number;
-    uint32_t nodes = option_given(o, OPT_NODES) ? (uint32_t)o->v[OPT_NODES].number : 1;
+    uint64_t nodes = option_given(o, OPT_NODES) ? o->v[OPT_NODES].number : 1;
+    uint64_t procs = o->v[OPT_PROCS].number;
 
-    b->spec->nodes = nodes;
-    b->spec->procs_per_node = (uint32_t)o->v[OPT_PROCS].number;
-    if (!option_given(o, OPT_NUM_PROCESSES) || option_given(o, OPT_PROCS))
+    if (option_given(o, OPT_NODES_BY_PROCS)) {
+        int r = parse_nodes_by_procs(b, &nodes, &procs);
+        if (r != 0)
+            return r;
+    }
+    b->spec->nodes = (uint32_t)nodes;
+    b->spec->procs_per_node = (uint32_t)procs;
+    if (!option_given(o, OPT_NUM_PROCESSES) || procs > 0)
         return 0;
     if (total % nodes != 0 || total / nodes > LIMIT_PROCS_PER_NODE) {
         error_set(b->err, ACCEL_EINVAL,
-                  "--num_processes %llu: not possible\nwhy: %u nodes get the same number each, "
+                  "--num_processes %llu: not possible\nwhy: %llu nodes get the same number each, "
                   "at most %u\ntry: --procs N, which counts per node",
-                  (unsigned long long)total, nodes, LIMIT_PROCS_PER_NODE);
+                  (unsigned long long)total, (unsigned long long)nodes, LIMIT_PROCS_PER_NODE);
         return fail_with(b, EXIT_CODE_USAGE);
     }
     b->spec->procs_per_node = (uint32_t)(total / nodes);
@@ -630,6 +697,7 @@ static void build_rest(struct builder *b)
     s->max_restarts = (uint32_t)o->v[OPT_MAX_RESTARTS].number;
     s->time_limit_ms = o->v[OPT_TIME].number;
     s->memory_bytes = o->v[OPT_MEM].number;
+    s->cpus_per_proc = (uint32_t)o->v[OPT_CPUS].number;
     s->stop_grace_ms = o->v[OPT_GRACE].number;
     s->kill_on_disconnect = option_given(o, OPT_KILL_ON_DISCONNECT);
     s->launcher = (Accel__V1__Launcher)o->v[OPT_LAUNCHER].number; /* the same order */
@@ -644,9 +712,9 @@ static void build_rest(struct builder *b)
 int spec_build(struct arena *a, const struct options *o, const struct spec_caller *caller,
                Accel__V1__JobSpec *ret_spec, int *ret_exit_code, struct accel_error *err)
 {
-    static int (*const steps[])(struct builder *) = {build_argv,     build_env,    build_name,
-                                                     build_output,   build_size,   build_devices,
-                                                     build_torchrun, check_lengths};
+    static int (*const steps[])(struct builder *) = {build_argv,    build_env,      build_name,
+                                                     build_output,  build_size,     build_places,
+                                                     build_devices, build_torchrun, check_lengths};
     struct builder b = {.a = a,
                         .o = o,
                         .caller = caller,

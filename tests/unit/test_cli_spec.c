@@ -360,6 +360,30 @@ static void test_sizes_and_devices(void **state)
     BUILD(&b, "launch", "--num_processes", "3", "--num_machines", "2", "tool");
     assert_int_equal(b.code, 2);
     done(&b);
+    BUILD(&b, "launch", "-j", "3x2", "-w", "a,b", "-w", "b,c", "--exclude", "d", "tool");
+    assert_int_equal(b.spec.nodes, 3);
+    assert_int_equal(b.spec.procs_per_node, 2);
+    assert_int_equal(b.spec.n_nodelist, 3);
+    assert_string_equal(b.spec.nodelist[2], "c");
+    assert_int_equal(b.spec.n_exclude, 1);
+    assert_string_equal(b.spec.exclude[0], "d");
+    done(&b);
+    BUILD(&b, "launch", "-j", "4", "tool");
+    assert_int_equal(b.spec.nodes, 1);
+    assert_int_equal(b.spec.procs_per_node, 4);
+    done(&b);
+    static char no_sizes[][8] = {"2x", "x2", "0x2", "2x0", "2x2x2", "a"};
+    for (size_t i = 0; i < ARRAY_LEN(no_sizes); i++) {
+        BUILD(&b, "launch", "-j", no_sizes[i], "tool");
+        assert_int_equal(b.code, 2);
+        done(&b);
+    }
+    static char no_names[][8] = {"a,,b", ",", "a b", "a/b"};
+    for (size_t i = 0; i < ARRAY_LEN(no_names); i++) {
+        BUILD(&b, "launch", "--nodelist", no_names[i], "tool");
+        assert_int_equal(b.code, 2);
+        done(&b);
+    }
     BUILD(&b, "launch", "--cpu", "tool");
     assert_int_equal(b.spec.device_kind, ACCEL__V1__DEVICE_KIND__DEVICE_CPU);
     assert_string_equal(variable(&b, "ACCELERATE_USE_CPU"), "true");
