@@ -375,7 +375,7 @@ def join(c, site):
 
 
 @site_test("certificates are renewed in time, and an expired one is refused",
-           "--certificate-life", "6s")
+           "--certificate-life", "12s")
 def renewal(c, site):
     site.acceld("n1", token=site.token())
     ann = site.user("ann")
@@ -386,8 +386,6 @@ def renewal(c, site):
         return openssl("x509", "-in", path, "-noout", "-serial")
     first = serial()
     until(lambda: serial() != first, "the node has a new certificate")
-    second = serial()
-    until(lambda: serial() != second, "and another")
     check_equal(c.ok("launch", "echo", "here").out, "here\n", "a job")
     until(lambda: site.call(ann, "job", "List", jobs())[0] != "OK", "ann's has expired")
     check(site.refused("handshakes") + site.refused("certificates") > 0, "counted")
