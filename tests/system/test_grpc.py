@@ -365,4 +365,25 @@ def node_returns():
         node.end()
 
 
+@test("fifty nodes are all back after restarts of the coordinator", cluster=None,
+      needs=lambda: None if os.environ.get("ACCEL_TEST_BUILD") else "needs the build's bench_agents")
+def fifty_nodes():
+    program = os.path.join(os.environ["ACCEL_TEST_BUILD"], "tests", "bench", "bench_agents")
+    with World() as w:
+        agents = subprocess.Popen([program, "50", w.path("sock"), "tcp:127.0.0.1:%d" % w.port,
+                                   w.dir, "1000"], env=w.env, stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE)
+        with agents:
+            try:
+                check(b"all_welcomed" in agents.stdout.readline(), "the first sessions")
+                for signo in (signal.SIGKILL, signal.SIGTERM):
+                    w.coordinator.end(signo)
+                    w.coordinator = w.start_coordinator()
+                    check(b"all_welcomed" in agents.stdout.readline(), "sessions again")
+                    ready = w.ctl("nodes", "-o", "json").count('"READY"')
+                    check_equal(ready, 50, "nodes that are ready")
+            finally:
+                agents.kill()
+
+
 main()
