@@ -20,7 +20,7 @@
 
 #define BACKOFF_MIN_MS      50
 #define BACKOFF_MAX_MS      1000
-#define BACKOFF_REMOTE_MS   6000 /* back within 10 s of a restart, the storm of others included */
+#define BACKOFF_REMOTE_MS   4000 /* back within 10 s of a restart, with a thousand others */
 #define LIVED_MS            1000 /* a session of so long was no mere greeting */
 #define BACKOFF_APPEARED_MS 1    /* the socket's file is there: its listener is a moment away */
 

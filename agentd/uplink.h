@@ -7,7 +7,7 @@
  * unix: After a session that had been answered and lived for 1 s, or the first such: at once; else
  * after 50 ms doubling to 1 s with jitter; and at once when the socket file appears (inotify on its
  * directory; its listener may be a moment later than the file, so the back-off starts at 1 ms
- * then). tcp: the same with up to 6 s, so that a thousand nodes do not come at once and each is
+ * then). tcp: the same with up to 4 s, so that a thousand nodes do not come at once and each is
  * back within 10 s; why it fails is logged when that changes. Loop's thread; connecting and looking
  * up names do not block. Callbacks come from the loop only.
  */

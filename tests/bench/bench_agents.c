@@ -227,7 +227,7 @@ int main(int argc, char **argv)
     int fd;
     if (argc < 5)
         return 2;
-    log_init("bench_agents", LOG_LEVEL_ERROR);
+    log_init("bench_agents", getenv("BENCH_VERBOSE") ? LOG_LEVEL_WARN : LOG_LEVEL_ERROR);
     b.count = (unsigned)strtoul(argv[1], NULL, 10);
     CHECK(b.count > 0 && b.count <= COUNT_MAX);
     if (argc > 5)
