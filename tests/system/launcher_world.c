@@ -23,7 +23,7 @@
 const char *world_spawn_path;
 const char *world_naughty_path;
 
-static const char *world_mode;
+const char *world_mode;
 
 /* ---- callbacks ---- */
 
@@ -115,10 +115,21 @@ static void on_spawn_lost(void *ctx)
     w->is_spawn_lost = true;
 }
 
-static const struct launcher_callbacks callbacks = {on_started, on_exited,     on_gone,
-                                                    on_output,  on_input_done, on_spawn_lost};
+static void on_refused(void *ctx, struct attempt_id id, const char *text)
+{
+    struct seen *a = world_seen(ctx, id);
+    assert_int_equal(a->started + a->gone + a->refused, 0);
+    a->refused++;
+    snprintf(a->refusal, sizeof(a->refusal), "%s", text);
+}
+
+static const struct launcher_callbacks callbacks = {
+    on_started, on_exited, on_gone, on_output, on_input_done, on_spawn_lost, NULL, on_refused,
+};
 
 /* ---- the world ---- */
+
+bool world_is_switching;
 
 /* The accel-spawn that was started last: our youngest child of that name. */
 static pid_t find_spawn(void)
@@ -152,10 +163,16 @@ static void on_watchdog(uv_timer_t *timer)
 static void open_launcher(struct world *w)
 {
     struct accel_error err = {0};
-    struct launcher_exec_config config = {
-        .loop = &w->loop, .attempts_dir = w->attempts, .incarnation = ++w->incarnation};
+    struct launcher_exec_config config = {.loop = &w->loop,
+                                          .attempts_dir = w->attempts,
+                                          .incarnation = ++w->incarnation,
+                                          .is_switching = world_is_switching};
     const struct launcher_spawn_config spawn = {.path = world_spawn_path,
-                                                .attempts_dir = w->attempts};
+                                                .attempts_dir = w->attempts,
+                                                .is_switching = world_is_switching,
+                                                .min_uid = 1000,
+                                                .agent_uid = WORLD_AGENT_UID,
+                                                .agent_gid = WORLD_AGENT_UID};
     struct launcher_spawned spawned = {.fd = -1};
     int r = launcher_exec_start_spawn(&spawn, &spawned, &err);
     config.spawn_fd = spawned.fd;
@@ -318,7 +335,7 @@ void world_close(struct world *w)
     char parent[1024];
     for (size_t i = 0; i < w->seen_count; i++) {
         struct seen *a = &w->seen[i];
-        if (a->gone == 0 && a->record == NULL) {
+        if (a->gone == 0 && a->refused == 0 && a->record == NULL) {
             w->l->ops->stop(w->l, a->id, 0, ACCEL__V1__CAUSE__CAUSE_CANCELLED);
             world_wait(w, &a->gone, 1);
         }

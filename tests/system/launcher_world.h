@@ -28,7 +28,8 @@
 /* What the callbacks said of one attempt. */
 struct seen {
     struct attempt_id id;
-    int started, gone, outputs;
+    int started, gone, outputs, refused;
+    char refusal[512];
     bool shim_lost, exists;
     Accel__V1__ShimStarted *start;
     Accel__V1__RankExit *exits[WORLD_RANKS]; /* in the order told */
@@ -59,6 +60,10 @@ struct world {
 
 extern const char *world_spawn_path;   /* accel-spawn */
 extern const char *world_naughty_path; /* naughty */
+extern const char *world_mode;         /* "none" or "cgroup2": what accel-spawn has to say */
+/* Each job as its own user (needs root): acceld is the test, and would be `daemon`. */
+extern bool world_is_switching;
+#define WORLD_AGENT_UID 1
 
 /* argv: PROGRAM SPAWN NAUGHTY MODE; MODE none or cgroup2. Returns false (after saying so in TAP) if
  * the mode is not to be had here. */
