@@ -185,6 +185,7 @@ struct call *call_new(struct coord *c, uint64_t id, enum call_kind kind)
 
     call->id = id;
     call->kind = kind;
+    call->user = kind != CALL_SESSION && c->who ? user_find(c, c->who->user) : NULL;
     HASH_ADD(hh, c->calls, id, sizeof(call->id), call);
     if (kind != CALL_SESSION)
         c->user_calls++;
@@ -327,6 +328,7 @@ void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batc
     CHECK(c->epoch > 0 && !c->out);
     coord_check(c);
     c->out = out;
+    c->who = ev->type == COORD_EV_CALL ? ev->who : NULL;
     forgive_standstill(c, ev->now_ms);
     c->now_ms = MAX(c->now_ms, ev->now_ms);
     c->wall_ms = ev->wall_ms;
@@ -342,6 +344,7 @@ void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batc
         history_prune_jobs(c);
     c->needs_pruning = false;
     c->out = NULL;
+    c->who = NULL;
     coord_check(c);
 }
 

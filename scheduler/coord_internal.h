@@ -200,6 +200,7 @@ enum call_kind { CALL_WATCH, CALL_LOG, CALL_INPUT, CALL_EVENTS, CALL_SESSION };
 struct call { /* a call that was not answered in the step that opened it */
     uint64_t id;
     enum call_kind kind;
+    const struct user *user; /* whose; NULL: of a node, or of nobody who is known by a job or role */
     struct job *job;   /* CALL_WATCH, CALL_LOG, CALL_INPUT */
     struct node *node; /* CALL_LOG and CALL_INPUT once forwarded; CALL_SESSION once known */
     bool is_owner;     /* CALL_WATCH */
@@ -297,6 +298,7 @@ struct coord {
     size_t loose_count, loose_cap;
     struct arena loose_arena;
     struct coord_batch *out; /* of the running step */
+    const struct rpc_identity *who; /* same: of a call; else NULL */
 };
 
 /* coord.c: outputs of the running step. Messages are packed at once. */

@@ -361,6 +361,27 @@ struct user *user_enter(struct coord *c, const char *name, Accel__V1__UserRole r
     return u;
 }
 
+static bool is_others(const struct call *call, const struct user *u)
+{
+    if (call->kind == CALL_EVENTS && call->filter_job == 0)
+        return true; /* those of all jobs */
+    return call->job && call->job->user != u;
+}
+
+void user_calls_recheck(struct coord *c, const struct user *u)
+{
+    struct call *call, *next;
+
+    if (coord_role(c, u->name) >= RPC_ROLE_OPERATOR)
+        return;
+    HASH_ITER(hh, c->calls, call, next) {
+        if (call->user != u || !is_others(call, u))
+            continue;
+        out_fail(c, call->id, ACCEL_EPERM, "%s is no operator any more", u->name);
+        call_free(c, call);
+    }
+}
+
 /* --- load --- */
 
 void trust_load(struct coord *c, const struct record *rec)

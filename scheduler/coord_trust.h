@@ -64,6 +64,9 @@ void trust_sweep(struct coord *c);
 /* The row of a user, made if there is none; role NONE leaves an existing one. NULL: LIMIT_USERS. */
 struct user *user_enter(struct coord *c, const char *name, Accel__V1__UserRole role);
 
+/* His role was lowered: what he has open of other people's ends. */
+void user_calls_recheck(struct coord *c, const struct user *u);
+
 /* coord_trust_calls.c */
 void call_trust(struct coord *c, const struct coord_event *ev);
 

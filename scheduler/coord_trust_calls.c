@@ -225,6 +225,7 @@ static void call_revoke_user(struct coord *c, const struct coord_event *ev)
     }
     reply.certificates = certificates_revoke(c, PKI_USER, rq->name);
     user_enter(c, rq->name, ACCEL__V1__USER_ROLE__USER_ROLE_USER);
+    user_calls_recheck(c, u);
     history_add(c, EVENT_USER, 0, 0, NULL, "%s revoked %u certificates of user %s",
                 trust_who(c, ev->who), reply.certificates, rq->name);
     request_end(c, ev, rq->request_id, "RevokeUser", &reply.base);
@@ -241,6 +242,7 @@ static void call_set_role(struct coord *c, const struct coord_event *ev)
     struct user *u = user_or_fail(c, ev, rq->name, rq->role);
     if (!u)
         return;
+    user_calls_recheck(c, u);
     history_add(c, EVENT_USER, 0, 0, NULL, "%s gave user %s the role %s", trust_who(c, ev->who),
                 u->name, role_names[u->role]);
     request_end(c, ev, rq->request_id, "SetRole", &reply.base);

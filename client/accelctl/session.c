@@ -15,8 +15,10 @@
 #include "accel/v1/admin.pb-c.h"
 #include "client/accelctl/credentials.h"
 #include "client/accelctl/embedded.h"
+#include "common/clock.h"
 #include "common/limits.h"
 #include "common/path.h"
+#include "common/pki.h"
 #include "common/rpc_local.h"
 
 #define SYSTEM_SOCKET "/run/accel/coordinator.sock"
@@ -86,6 +88,17 @@ static void on_lost(void *ctx)
     uv_timer_start(&s->retry, s->retry.timer_cb, 0, 0);
 }
 
+/* A handshake that fails for these reasons would say so less clearly. */
+static int check_credentials(const struct session *s, struct accel_error *err)
+{
+    const struct credentials *c = &s->credentials;
+    int r = s->remote->pki->match(c->key, c->cert, err);
+
+    if (r == 0)
+        r = s->remote->pki->verify(c->ca, c->cert, clock_wall_ms(), err);
+    return r == ACCEL_ESTALE ? (err->code = ACCEL_EPERM) : r;
+}
+
 /* Fills *ret_path, or s->address and what a coordinator on another machine needs; else the user's
  * own is meant. */
 static int find_address(struct session *s, const struct cli *cli, const char **ret_path,
@@ -110,7 +123,9 @@ static int find_address(struct session *s, const struct cli *cli, const char **r
                          "try: --coordinator unix:/path/of/socket",
                          address);
     int r = credentials_load(&s->address, &s->credentials, err);
-    return r < 0 ? r : remote_load(&s->remote, err);
+    if (r == 0)
+        r = remote_load(&s->remote, err);
+    return r < 0 ? r : check_credentials(s, err);
 }
 
 static int connect_remote(struct session *s, struct accel_error *err)

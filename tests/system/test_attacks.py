@@ -39,6 +39,17 @@ def denied(found, *words):
         check(word in text, "%r is not in %r", word, text)
 
 
+def end_of(stream):
+    """How it ends: code and text."""
+    import grpc
+    try:
+        for _ in stream:
+            pass
+    except grpc.RpcError as e:
+        return e.code().name, e.details()
+    return "OK", "as if all were well"
+
+
 def counted(site, kind, before, at_least=1):
     until(lambda: site.refused(kind) >= before + at_least,
           "refused_%s counts %d more than %d" % (kind, at_least, before))
@@ -126,13 +137,7 @@ def revoked(c, site):
         stubs().event.EventsRequest(follow=True))
     next(stream)
     c.ok("user", "revoke", "ann")
-    import grpc
-    try:
-        for _ in stream:
-            pass
-        check(False, "the stream ended as if all were well")
-    except grpc.RpcError as e:
-        denied((e.code().name, e.details()))
+    denied(end_of(stream))
     before = site.refused("certificates")
     denied(site.call(ann, "job", "List", jobs(), channel=channel), "revoked")
     denied(site.call(ann, "job", "List", jobs()), "revoked")
@@ -304,7 +309,10 @@ def owners(c, site):
     check_equal([(j.id, j.command) for j in answer.jobs], [(int(job), b"")], "what ann is shown")
     check_equal(len(site.call(ann, "job", "List", jobs())[1].jobs), 0, "ann's own")
     check_equal(site.call(bob, "job", "Get", s.job.GetRequest(job_id=int(job)))[0], "OK", "bob")
+    watch = stubs().job_rpc.JobsStub(site.channel(bob)).Watch(s.job.WatchRequest(job_id=int(job)))
+    next(watch)
     c.ok("user", "role", "bob", "user")
+    denied(end_of(watch), "no operator any more")
     denied(site.call(bob, "job", "Get", s.job.GetRequest(job_id=int(job))), "belongs to")
     c.ok("user", "role", "bob", "operator")
     cancel = s.job.CancelRequest(request_id=os.urandom(16), job_ids=[int(job)], kill=True)
