@@ -5,6 +5,7 @@
  */
 #include "agentd/limits_cgroup.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -458,6 +459,23 @@ bool limits_remove(const struct limits_root *l, const char *name)
         }
     }
     return is_gone;
+}
+
+void limits_remove_empty(const struct limits_root *l)
+{
+    for (size_t i = 0; i < LIMIT_KINDS; i++) {
+        const struct limit_controller *c = &l->controllers[i];
+        DIR *dir = c->version == 1 ? opendir(c->path) : NULL;
+        struct dirent *e;
+        while (dir != NULL && (e = readdir(dir)) != NULL) {
+            if (e->d_type == DT_DIR && e->d_name[0] != '.') {
+                (void)unlinkat(dirfd(dir), e->d_name, AT_REMOVEDIR); /* not those in use */
+            }
+        }
+        if (dir != NULL) {
+            closedir(dir);
+        }
+    }
 }
 
 uint64_t limits_oom_kills(int oom_fd)

@@ -57,6 +57,8 @@ void limits_add_text(struct limits *s, const char *text);
 void limits_done(struct limits *s);
 /* Removes the groups of version 1 once they are empty; true: they are gone. */
 bool limits_remove(const struct limits_root *l, const char *name);
+/* The same for all attempts that an earlier accel-spawn has left, or we leave. */
+void limits_remove_empty(const struct limits_root *l);
 /* How many processes the kernel has killed for memory by now. */
 uint64_t limits_oom_kills(int oom_fd);
 

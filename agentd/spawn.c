@@ -616,6 +616,7 @@ static void spawn_done(struct spawn *sp)
     for (size_t i = 0; i < sp->fd_count; i++) {
         close(sp->fds[i]);
     }
+    spawn_limits_tidy(sp);
     cgroup_root_done(&sp->cgroups);
     limits_root_done(&sp->limits);
     codec_reader_done(&sp->in);

@@ -80,6 +80,8 @@ void spawn_epoll(struct spawn *sp, int op, int fd, uint32_t events);
 
 /* spawn_limits.c: what an attempt's processes are put into, as root, and rid of */
 void spawn_limits_init(struct spawn *sp);
+/* Removes the groups of attempts that have ended without a word to us. */
+void spawn_limits_tidy(struct spawn *sp);
 /* The attempt's groups, with the limits that spec asks for. Never fails: see limits->texts. */
 void spawn_limits_make(struct spawn *sp, const char *name, const Accel__V1__AttemptSpec *spec,
                        const struct identity *id, struct spawn_groups *ret);

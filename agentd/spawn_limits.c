@@ -29,9 +29,15 @@ void spawn_limits_init(struct spawn *sp)
     limits_root_init(&sp->limits, sp->has_cgroups ? &sp->cgroups : NULL, name, "/proc/self/mounts");
     int r = path_read_all(AT_FDCWD, OOM_FILE, 64, &text, &len, NULL);
     str_copy(sp->oom_score_adj, sizeof(sp->oom_score_adj), r == 0 ? text : "0");
+    spawn_limits_tidy(sp);
+}
+
+void spawn_limits_tidy(struct spawn *sp)
+{
     if (sp->has_cgroups && sp->rules.is_switching) {
         cgroup_remove_empty(&sp->cgroups);
     }
+    limits_remove_empty(&sp->limits);
 }
 
 void spawn_limits_make(struct spawn *sp, const char *name, const Accel__V1__AttemptSpec *spec,
