@@ -170,7 +170,11 @@ static Accel__V1__AttemptSpec *read_spec(int dir_fd, struct attempt_id id)
 void adopt_remove(struct launcher_exec *l, struct attempt_id id)
 {
     char path[64];
-    attempt_path(id, "", path, sizeof(path));
+    if (id.attempt == 0) {
+        work_path(id.job_id, path, sizeof(path));
+    } else {
+        attempt_path(id, "", path, sizeof(path));
+    }
     if (l->lookups != NULL) { /* its files are another user's, and the directory above is root's */
         Accel__V1__SpawnRequest request = ACCEL__V1__SPAWN_REQUEST__INIT;
         Accel__V1__SpawnSweep which = ACCEL__V1__SPAWN_SWEEP__INIT;

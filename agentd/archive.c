@@ -187,7 +187,9 @@ static void ask(struct archives *a, const struct fetch *f)
     rq.ref = &ref;
     up.body_case = ACCEL__V1__AGENT_UP__BODY_BLOB_READ;
     up.blob_read = &rq;
-    a->cb->send(a->ctx, &up);
+    uint8_t packed[256]; /* numbers and a hash */
+    CHECK(accel__v1__agent_up__get_packed_size(&up) <= sizeof(packed));
+    a->cb->send(a->ctx, packed, accel__v1__agent_up__pack(&up, packed));
 }
 
 static bool is_here(struct archives *a, const char *name, uint64_t size_bytes)
@@ -210,6 +212,13 @@ int archives_fetch(struct archives *a, const Accel__V1__Start *start, char *ret_
     if (sync->hash.len != HASH_BYTES || sync->size_bytes == 0 ||
         sync->size_bytes > LIMIT_SYNC_BYTES)
         return error_set(err, ACCEL_EINVAL, "the archive that the job brings is not named rightly");
+    struct fetch *under_way;
+    LIST_FOREACH(under_way, &a->fetches, link)
+    {
+        if (under_way->id.job_id == start->ref->job_id &&
+            under_way->id.attempt == start->ref->attempt)
+            return 0; /* begun while it was prepared */
+    }
     AUTO_FREE char *name = name_of(start->user, sync->hash.data);
     if (is_here(a, name, sync->size_bytes)) {
         snprintf(ret_path, PATH_MAX, "%s/%.*s", a->dir, NAME_MAX, name);

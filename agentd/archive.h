@@ -15,7 +15,8 @@
 
 struct archives;
 struct archive_callbacks {
-    void (*send)(void *ctx, const Accel__V1__AgentUp *up); /* ignored without a session */
+    /* A packed AgentUp; ignored without a session. */
+    void (*send)(void *ctx, const void *data, size_t len);
     /* Once per archives_fetch() that returned 0 and was not cancelled; never from inside a call of
      * ours but archives_on_data(). path is borrowed during the call; on a failure err says why. */
     void (*on_done)(void *ctx, struct attempt_id id, int r, const char *path,
@@ -28,7 +29,8 @@ int archives_create(const char *dir, const struct archive_callbacks *cb, void *c
 void archives_destroy(struct archives *a); /* parts under way are removed */
 /* The archive of the start's spec (spec->sync is set). 1: it is here, at ret_path (PATH_MAX bytes);
  * 0: on_done will come, over sessions that break too. ACCEL_EINVAL: no hash of ours, or larger
- * than LIMIT_SYNC_BYTES. One fetch per attempt. */
+ * than LIMIT_SYNC_BYTES. Asked again for an attempt it
+ * goes on with the fetch that is under way. */
 int archives_fetch(struct archives *a, const Accel__V1__Start *start, char *ret_path,
                    struct accel_error *err);
 /* Was it being fetched? No on_done follows. */

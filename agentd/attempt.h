@@ -9,6 +9,11 @@
 #include "accel/v1/shim.pb-c.h"
 #include "common/base.h"
 
+/* Names of directories; see shim.h. */
+#define ARCHIVE_WORK_SUFFIX "work" /* attempts/JOB.work/tree: what the job has brought */
+#define ARCHIVE_TREE        "tree"
+#define ARCHIVE_DIR         "files" /* beside attempts/ */
+
 struct attempt_id {
     uint64_t job_id;
     uint32_t attempt;

@@ -636,6 +636,11 @@ static void exec_forget(struct launcher *base, uint64_t job_id)
         attempt_clear_ranks(a);
         free(a);
     }
+    char work[64];
+    work_path(job_id, work, sizeof(work));
+    if (faccessat(l->dir_fd, work, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+        adopt_remove(l, (struct attempt_id){job_id, 0});
+    }
 }
 
 static void on_own_closed(uv_handle_t *handle)

@@ -192,7 +192,13 @@ Accel__V1__ExitRecord *adopt_make_record(struct launcher_exec *l, const struct a
                                          Accel__V1__Cause cause, const char *text);
 void adopt_free_record(Accel__V1__ExitRecord *record);
 /* Removes JOB.N with all that is in it; follows no link. What cannot be removed is logged. */
+/* attempt 0: JOB.work, the directory that the job has brought. */
 void adopt_remove(struct launcher_exec *l, struct attempt_id id);
+/* "JOB.work", relative to the attempts directory. */
+static inline void work_path(uint64_t job_id, char *buf, size_t size)
+{
+    snprintf(buf, size, "%llu." ARCHIVE_WORK_SUFFIX, (unsigned long long)job_id);
+}
 /* Adds entries for all directories. ACCEL_EIO if they cannot be listed. */
 int adopt_index(struct launcher_exec *l, struct accel_error *err);
 void attempt_path(struct attempt_id id, const char *file, char *path, size_t size);

@@ -16,6 +16,7 @@
 
 #include "agentd/address.h"
 #include "agentd/agent.h"
+#include "agentd/archive.h"
 #include "agentd/exchange.h"
 #include "agentd/launcher.h"
 #include "agentd/node.h"
@@ -23,6 +24,7 @@
 #include "agentd/port.h"
 #include "agentd/uplink.h"
 #include "common/clock.h"
+#include "common/codec.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/loop.h"
@@ -41,10 +43,12 @@ struct held {
     size_t device_count;
     struct gone *gone; /* all its processes are, and its devices are not proven free yet */
     uint32_t master_port, pet_port, aux_port; /* 0: none */
-    bool is_alone;   /* on this node only: when it is gone, nobody knows its ports */
-    bool is_refused; /* a device was not free after all */
-    bool has_taken;  /* its devices, while it was prepared */
-    bool has_input;  /* an Input waits for its answer */
+    bool is_alone;       /* on this node only: when it is gone, nobody knows its ports */
+    bool is_refused;     /* a device was not free after all */
+    bool has_taken;      /* its devices, while it was prepared */
+    uint8_t *start, *go; /* packed: what waits for the archive that the job brings; or NULL */
+    size_t start_len, go_len;
+    bool has_input; /* an Input waits for its answer */
     uint64_t input_id;
     UT_hash_handle hh;
 };
@@ -76,6 +80,7 @@ struct shell {
     struct node *node;
     struct launcher *launcher;
     struct output *output;
+    struct archives *archives;
     struct port_pool *ports;
     struct uplink *uplink;
     struct exchange *exchange;
@@ -135,6 +140,8 @@ static void held_free(struct held *h)
     if (h->gone && h->gone->record)
         accel__v1__exit_record__free_unpacked(h->gone->record, NULL);
     free(h->gone);
+    free(h->start);
+    free(h->go);
     free(h->devices);
     free(h);
 }
@@ -201,14 +208,24 @@ static int launch_on_devices(struct shell *s, const Accel__V1__Start *start,
     return r;
 }
 
-static int launch(struct shell *s, struct agent_action *act, struct held *h,
-                  struct accel_error *err)
+/* The job runs in a copy of its own directory (shim_archive.c makes it). */
+static void lay_archive(struct shell *s, const Accel__V1__Start *start, const char *archive,
+                        Accel__V1__AttemptSpec *spec)
 {
-    const Accel__V1__Start *start = act->start;
+    struct arena *a = &s->actions.arena;
+    const char *tree = arena_printf(a, "%s/%" PRIu64 "." ARCHIVE_WORK_SUFFIX "/" ARCHIVE_TREE,
+                                    s->config.state->attempts_dir, start->ref->job_id);
+    archive_move(spec, start->spec->sync, tree, a);
+    spec->archive = arena_strdup(a, strrchr(archive, '/') + 1);
+}
+
+/* archive: path of what the job brings; "" if it brings nothing. */
+static int launch(struct shell *s, const Accel__V1__Start *start, const Accel__V1__Go *go,
+                  const char *archive, struct held *h, struct accel_error *err)
+{
     const Accel__V1__Node *node = node_description(s->node);
     Accel__V1__AttemptSpec *spec;
-    const Accel__V1__Go *go = act->go; /* of several nodes: all was taken before */
-    int r = go ? 0 : lease_ports(s, start->spec, h, err);
+    int r = go ? 0 : lease_ports(s, start->spec, h, err); /* of several nodes: taken before */
     if (r < 0)
         return r;
     struct environ_input in = {
@@ -238,6 +255,8 @@ static int launch(struct shell *s, struct agent_action *act, struct held *h,
                                  NULL);
         return r;
     }
+    if (start->spec->sync)
+        lay_archive(s, start, archive, spec);
     return launch_on_devices(s, start, spec, h, err);
 }
 
@@ -281,7 +300,10 @@ static void do_prepare(struct shell *s, const struct agent_action *act)
 {
     struct accel_error err = {0};
     struct held *h = add_held(s, act->id);
+    char archive[PATH_MAX];
     int r = prepare(s, act->start, h, &err);
+    if (r == 0 && act->start->spec->sync) /* while the others prepare */
+        r = MIN(archives_fetch(s->archives, act->start, archive, &err), 0);
     log_debug("job %" PRIu64 ".%" PRIu32 ": prepare", act->id.job_id, act->id.attempt);
     add_outcome(s, act->id, h, r < 0 ? &err : NULL);
     if (r < 0)
@@ -293,19 +315,95 @@ static void do_unprepare(struct shell *s, struct attempt_id id)
     struct held *h = find_held(s, id);
     if (!h)
         return;
+    archives_cancel(s->archives, id);
     node_release_devices(s->node, (const char *const *)h->devices, h->device_count, NULL, NULL);
     drop_held(s, id);
+}
+
+static void step(struct shell *s, struct agent_event *ev);
+
+static uint8_t *pack(const ProtobufCMessage *msg, size_t *ret_len)
+{
+    *ret_len = protobuf_c_message_get_packed_size(msg);
+    uint8_t *packed = xcalloc(1, *ret_len + 1);
+    protobuf_c_message_pack(msg, packed);
+    return packed;
+}
+
+/* 1: go on, with `archive`; 0: it is being fetched and on_archive() goes on. */
+static int need_archive(struct shell *s, const struct agent_action *act, struct held *h,
+                        char *archive, struct accel_error *err)
+{
+    archive[0] = 0;
+    int r = act->start->spec->sync ? archives_fetch(s->archives, act->start, archive, err) : 1;
+    if (r != 0)
+        return r;
+    h->start = pack(&act->start->base, &h->start_len);
+    if (act->go)
+        h->go = pack(&act->go->base, &h->go_len);
+    return 0;
 }
 
 static void do_launch(struct shell *s, struct agent_action *act)
 {
     struct accel_error err = {0};
     struct held *h = act->go ? find_held(s, act->id) : add_held(s, act->id);
+    char archive[PATH_MAX];
     CHECK(h);
     h->is_alone = act->start->node_count <= 1;
     log_debug("job %" PRIu64 ".%" PRIu32 ": launch", act->id.job_id, act->id.attempt);
-    if (launch(s, act, h, &err) == 0)
+    int r = need_archive(s, act, h, archive, &err);
+    if (r > 0)
+        r = launch(s, act->start, act->go, archive, h, &err);
+    if (r == 0)
         return;
+    add_outcome(s, act->id, h, &err);
+    drop_held(s, act->id);
+}
+
+static void on_archive(void *ctx, struct attempt_id id, int r, const char *path,
+                       const struct accel_error *why)
+{
+    struct shell *s = ctx;
+    struct held *h = find_held(s, id);
+    struct accel_error err = *why;
+    if (!h || !h->start)
+        return; /* fetched ahead, while the attempt is prepared; or it is over */
+    Accel__V1__Start *start = accel__v1__start__unpack(&codec_memory, h->start_len, h->start);
+    Accel__V1__Go *go = h->go ? accel__v1__go__unpack(&codec_memory, h->go_len, h->go) : NULL;
+    CHECK(start);
+    if (r == 0)
+        r = launch(s, start, go, path, h, &err);
+    accel__v1__start__free_unpacked(start, NULL);
+    if (go)
+        accel__v1__go__free_unpacked(go, NULL);
+    free(STEAL_PTR(h->start));
+    agent_actions_reset(&s->actions);
+    if (r == 0)
+        return;
+    add_outcome(s, id, h, &err);
+    drop_held(s, id);
+    step(s, &(struct agent_event){.type = AGENT_EV_TICK}); /* tells the outcome */
+}
+
+static void send_up(void *ctx, const void *data, size_t len)
+{
+    uplink_send(((struct shell *)ctx)->uplink, data, len);
+}
+
+static const struct archive_callbacks archive_callbacks = {send_up, on_archive};
+
+/* One that still waits for its archive has no process to stop. */
+static void do_stop(struct shell *s, const struct agent_action *act)
+{
+    struct held *h = find_held(s, act->id);
+    struct accel_error err = {0};
+    if (!h || !h->start) {
+        s->launcher->ops->stop(s->launcher, act->id, act->grace_ms, act->cause);
+        return;
+    }
+    archives_cancel(s->archives, act->id);
+    error_set(&err, ACCEL_ECANCELLED, "stopped before it was started");
     add_outcome(s, act->id, h, &err);
     drop_held(s, act->id);
 }
@@ -336,7 +434,7 @@ static void carry_out(struct shell *s, struct agent_action *act)
     case AGENT_ACT_LAUNCH: do_launch(s, act); break;
     case AGENT_ACT_PREPARE: do_prepare(s, act); break;
     case AGENT_ACT_UNPREPARE: do_unprepare(s, act->id); break;
-    case AGENT_ACT_STOP: ops->stop(s->launcher, act->id, act->grace_ms, act->cause); break;
+    case AGENT_ACT_STOP: do_stop(s, act); break;
     case AGENT_ACT_SIGNAL: ops->signal(s->launcher, act->id, act->rank, act->signo); break;
     case AGENT_ACT_MARK_ACKED: ops->mark_acked(s->launcher, act->id); break;
     case AGENT_ACT_FORGET: ops->forget(s->launcher, act->id.job_id); break;
@@ -461,11 +559,6 @@ static void on_input(struct shell *s, const Accel__V1__Input *in)
     s->launcher->ops->input(s->launcher, id, &msg);
 }
 
-static void send_up(void *ctx, const void *data, size_t len)
-{
-    uplink_send(((struct shell *)ctx)->uplink, data, len);
-}
-
 static void on_fence(void *ctx, struct attempt_id id, const Accel__V1__ShimFence *fence)
 {
     struct shell *s = ctx;
@@ -480,8 +573,8 @@ static void on_fence_done(struct shell *s, const Accel__V1__FenceDone *done)
     fence.number = done->number;
     fence.data = done->data;
     fence.era = done->ref->era;
-    s->launcher->ops->fence_done(s->launcher,
-                                 (struct attempt_id){done->ref->job_id, done->ref->attempt}, &fence);
+    s->launcher->ops->fence_done(
+        s->launcher, (struct attempt_id){done->ref->job_id, done->ref->attempt}, &fence);
 }
 
 static void say_ready(struct shell *s)
@@ -499,6 +592,8 @@ static void on_down(void *ctx, const Accel__V1__CoordDown *msg)
 {
     struct shell *s = ctx;
     bool was_welcomed = agent_is_welcomed(s->core);
+    if (s->is_ending)
+        return;
     switch (msg->body_case) { /* the data plane; before the Welcome the core refuses it */
     case ACCEL__V1__COORD_DOWN__BODY_LOG_READ:
         if (was_welcomed) {
@@ -509,6 +604,7 @@ static void on_down(void *ctx, const Accel__V1__CoordDown *msg)
     case ACCEL__V1__COORD_DOWN__BODY_LOG_CANCEL:
         output_cancel(s->output, msg->log_cancel->id);
         return;
+    case ACCEL__V1__COORD_DOWN__BODY_BLOB: archives_on_data(s->archives, msg->blob); return;
     case ACCEL__V1__COORD_DOWN__BODY_FENCE_DONE:
         if (was_welcomed) {
             on_fence_done(s, msg->fence_done);
@@ -527,6 +623,7 @@ static void on_down(void *ctx, const Accel__V1__CoordDown *msg)
     if (!was_welcomed && agent_is_welcomed(s->core)) {
         log_info("welcomed by the coordinator at %s", s->config.coordinator);
         exchange_tell_again(s->exchange);
+        archives_on_session(s->archives);
     }
     say_ready(s);
 }
@@ -643,8 +740,7 @@ static void on_spawn_lost(void *ctx)
 }
 
 static const struct launcher_callbacks launcher_callbacks = {
-    on_started, on_exited, on_gone, on_output, on_input_done, on_spawn_lost, on_fence,
-    on_refused,
+    on_started, on_exited, on_gone, on_output, on_input_done, on_spawn_lost, on_fence, on_refused,
 };
 
 static uint32_t pet_port_of(const Accel__V1__AttemptSpec *spec)
@@ -764,6 +860,11 @@ static int make_parts(struct shell *s, struct accel_error *err)
     s->open_parts++;
     s->output = output_create(exec.attempts_dir, c->node_name, s->launcher, on_log_data, s);
     s->exchange = exchange_create(send_up, s);
+    char files_dir[PATH_MAX + 8];
+    snprintf(files_dir, sizeof(files_dir), "%s/" ARCHIVE_DIR, c->state->dir);
+    r = archives_create(files_dir, &archive_callbacks, s, &s->archives, err);
+    if (r < 0)
+        return r;
     s->ports = port_pool_create(clock_mono_ns() ^ (uint64_t)getpid() << 32);
     r = node_create(&node, on_devices, s, &s->node, err);
     if (r < 0)
@@ -830,6 +931,8 @@ void shell_destroy(struct shell *s)
         s->refusals = refusal->next;
         free(refusal);
     }
+    archives_destroy(s->archives);
+    s->archives = NULL;
     /* ready_fd stays open: its end tells accelctl that the log has our last words */
     node_destroy(s->node);
     if (s->uplink)

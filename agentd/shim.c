@@ -287,11 +287,13 @@ static void close_others(int *keep, size_t n)
 static void close_inherited(const struct shim_start *start)
 {
     size_t n = 0;
-    AUTO_FREE int *keep = xcalloc(start->claim_count + 6, sizeof(*keep));
+    AUTO_FREE int *keep = xcalloc(start->claim_count + 8, sizeof(*keep));
     keep[n++] = start->dir_fd;
     keep[n++] = start->listen_fd;
     keep[n++] = start->conn_fd;
     keep[n++] = start->cgroup_fd;
+    keep[n++] = start->archive_fd;
+    keep[n++] = start->work_fd;
     keep[n++] = start->limits->oom_fd;
     keep[n++] = start->cgroups != NULL ? start->cgroups->fd : -1;
     for (size_t i = 0; i < start->claim_count; i++) {

@@ -31,6 +31,8 @@
  *                    in place: "\n[accel: output from byte A to byte B was cut]\n". What could not
  *                    be written (disk full) does not count as stream bytes; once writing works
  *                    again the stream itself says "\n[accel: N bytes of output were lost: why]\n".
+ * Beside it: JOB.work/tree, the directory that the job has brought (AttemptSpec.archive), unpacked
+ * by the first shim that needs it and kept for the job's later attempts.
  *     exit.tmp       room kept for the exit record, so that a full disk cannot prevent it
  *     exit           ExitRecord, packed, renamed in last; exit.acked after the coordinator's
  *                    commit. stop_cause CAUSE_SHIM_LOST: made up by acceld after a sweep.
@@ -61,6 +63,7 @@
 #include <sys/types.h>
 
 #include "accel/v1/shim.pb-c.h"
+#include "agentd/attempt.h"
 #include "common/error.h"
 
 #define SPAWN_FD              3 /* accel-spawn's descriptor of the socketpair to acceld */
@@ -80,6 +83,7 @@ struct shim_start {
     const char *attempts_dir; /* absolute, canonical */
     int dir_fd;               /* the attempt's directory */
     int listen_fd;            /* its socket */
+    int archive_fd, work_fd;  /* what the job brings, and where it goes; -1: nothing */
     int conn_fd;              /* the shim's end of the socketpair to acceld, or -1 */
     const int *claim_fds;     /* held for life */
     size_t claim_count;

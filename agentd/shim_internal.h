@@ -180,6 +180,10 @@ void wire_flush(struct shim *s);
 bool wire_is_flushed(const struct shim *s);
 void wire_send_fence(struct shim *s, uint32_t number, const void *data, size_t len);
 
+/* shim_archive.c: unpacks what the job brings, once per job; blocks until tar has ended. True: it
+ * is there, or there is nothing to unpack. *ret_error says why not; the caller frees it. */
+bool shim_unpack(const struct shim_start *start, char **ret_error);
+
 /* shim_pmi.c. Without a PMI that was asked for, all do nothing. */
 void shim_pmi_init(struct shim *s); /* before the first rank is started */
 /* The rank's end of its connection, closed on exec: 0 (-1 in ret_theirs stays where there is no

@@ -218,6 +218,18 @@ static bool open_copies(struct shim *s)
     return !s->start_failed;
 }
 
+/* The first rank has the text; none is started. */
+static bool unpack(struct shim *s)
+{
+    AUTO_FREE char *why = NULL;
+    if (shim_unpack(s->start, &why)) {
+        return true;
+    }
+    set_error(s, &s->ranks[0], EIO, "%s", why);
+    s->ranks[0].is_copy_failed = true;
+    return false;
+}
+
 void ranks_start(struct shim *s)
 {
     s->rank_count = s->spec->n_ranks;
@@ -232,7 +244,7 @@ void ranks_start(struct shim *s)
         }
     }
     shim_pmi_init(s);
-    if (open_copies(s)) {
+    if (unpack(s) && open_copies(s)) {
         struct child_plan plan;
         int r = 0;
         child_plan_init(&plan, s);

@@ -89,6 +89,7 @@ static void reply_failed(struct spawn *sp, const Accel__V1__AttemptSpec *spec,
 struct attempt_files {
     char name[40];
     int dir_fd, listen_fd;
+    int archive_fd, work_fd; /* -1: the job brings none */
     struct spawn_groups groups;
     int *claim_fds;
     size_t claim_count;
@@ -99,6 +100,8 @@ static void files_close(struct attempt_files *f)
 {
     base_close_fd(&f->dir_fd);
     base_close_fd(&f->listen_fd);
+    base_close_fd(&f->archive_fd);
+    base_close_fd(&f->work_fd);
     spawn_groups_close(&f->groups);
     for (size_t i = 0; i < f->claim_count; i++) {
         base_close_fd(&f->claim_fds[i]);
@@ -301,6 +304,9 @@ static int make_files(struct spawn *sp, const Accel__V1__AttemptSpec *spec, stru
         r = give_directory(f, err);
     }
     if (r == 0) {
+        r = spawn_archive_open(sp, spec, &f->identity, &f->archive_fd, &f->work_fd, err);
+    }
+    if (r == 0) {
         spawn_limits_make(sp, f->name, spec, &f->identity, &f->groups);
     }
     return r;
@@ -361,6 +367,8 @@ static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, struct atte
             .dir_fd = f->dir_fd,
             .listen_fd = f->listen_fd,
             .conn_fd = conn_fd,
+            .archive_fd = f->archive_fd,
+            .work_fd = f->work_fd,
             .claim_fds = f->claim_fds,
             .claim_count = f->claim_count,
             .cgroups = sp->has_cgroups ? &sp->cgroups : NULL,
@@ -395,6 +403,8 @@ static void on_start(struct spawn *sp, Accel__V1__AttemptSpec *spec)
     struct attempt_files f = {
         .dir_fd = -1,
         .listen_fd = -1,
+        .archive_fd = -1,
+        .work_fd = -1,
         .groups = {.ranks_fd = -1,
                    .shim_fd = -1,
                    .limits = {.join_fds = {-1, -1, -1, -1}, .oom_fd = -1}},
@@ -419,11 +429,23 @@ static void on_start(struct spawn *sp, Accel__V1__AttemptSpec *spec)
     files_close(&f);
 }
 
+/* Attempts count from 1; 0 is the directory that all of a job's share. */
+static void attempt_name(uint64_t job_id, uint32_t attempt, char *buf, size_t size)
+{
+    if (attempt == 0) {
+        snprintf(buf, size, "%" PRIu64 "." ARCHIVE_WORK_SUFFIX, job_id);
+    } else {
+        snprintf(buf, size, "%" PRIu64 ".%u", job_id, attempt);
+    }
+}
+
 static void on_remove(struct spawn *sp, const Accel__V1__SpawnSweep *which)
 {
     char name[40];
-    snprintf(name, sizeof(name), "%" PRIu64 ".%u", which->job_id, which->attempt);
-    spawn_limits_remove(sp, name); /* a shim that outlived its accel-spawn left them */
+    attempt_name(which->job_id, which->attempt, name, sizeof(name));
+    if (which->attempt > 0) {
+        spawn_limits_remove(sp, name); /* a shim that outlived its accel-spawn left them */
+    }
     if (!remove_tree(sp->dir_fd, name)) {
         dprintf(2, "accel-spawn: cannot remove all of %s/%s: remove what is left by hand\n",
                 sp->dir, name);

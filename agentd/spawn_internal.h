@@ -92,6 +92,13 @@ void spawn_groups_close(struct spawn_groups *g);
 /* Nothing of the attempt lives any more (else what is not empty stays). */
 void spawn_limits_remove(struct spawn *sp, const char *name);
 
+/* spawn_archive.c: the archive that the job brings, and the job's directory for it, made for its
+ * user if it is not there; -1 and -1 if it brings none. Only a file of acceld's own is opened:
+ * accel-spawn may read more than acceld and the job may. */
+int spawn_archive_open(struct spawn *sp, const Accel__V1__AttemptSpec *spec,
+                       const struct identity *id, int *ret_archive_fd, int *ret_work_fd,
+                       struct accel_error *err);
+
 /* spawn_sweep.c */
 void sweep_add(struct spawn *sp, uint64_t job_id, uint32_t attempt);
 /* fd is ready (-1: a child that is no shim, or a shim that was killed, has ended). */

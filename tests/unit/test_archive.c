@@ -31,14 +31,18 @@ static struct {
     char got[PATH_MAX], text[ACCEL_ERROR_TEXT];
 } w;
 
-static void on_send(void *ctx, const Accel__V1__AgentUp *up)
+static void on_send(void *ctx, const void *data, size_t len)
 {
+    Accel__V1__AgentUp *up = accel__v1__agent_up__unpack(NULL, len, data);
+
     (void)ctx;
+    assert_non_null(up);
     assert_int_equal(up->body_case, ACCEL__V1__AGENT_UP__BODY_BLOB_READ);
     assert_int_equal(up->blob_read->ref->era, 5);
     w.asked++;
     w.id = up->blob_read->id;
     w.offset = up->blob_read->offset;
+    accel__v1__agent_up__free_unpacked(up, NULL);
 }
 
 static void on_done(void *ctx, struct attempt_id id, int r, const char *path,
