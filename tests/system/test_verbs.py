@@ -54,7 +54,9 @@ STATUS = {
     "apiVersion": TEXT, "version": TEXT, "pid": NUMBER, "started": TIME, "era": NUMBER,
     "epoch": NUMBER, "nodes_ready": NUMBER, "nodes_known": NUMBER, "jobs_live": NUMBER,
     "row_writes": NUMBER, "commits": NUMBER, "store": TEXT, "store_error": (TEXT, NONE),
-    "idle_exit": FLAG,
+    "idle_exit": FLAG, "refused_handshakes": NUMBER, "refused_certificates": NUMBER,
+    "refused_tokens": NUMBER, "refused_rights": NUMBER, "refused_sessions": NUMBER,
+    "refused_reports": NUMBER,
 }
 
 
