@@ -35,6 +35,7 @@ struct pmi {
     char kvsname[KVSNAME_BYTES];
     struct pmi_rank *ranks;
     uint32_t waiting; /* ranks in the barrier */
+    uint32_t closed;  /* ranks that will never be in one again */
     struct pair *pairs;
     size_t bytes;        /* of keys and values in pairs */
     struct str fresh;    /* "key=value\n" put here since the last exchange began */
@@ -143,9 +144,17 @@ struct str *pmi_output(struct pmi *p, uint32_t i)
 void pmi_closed(struct pmi *p, uint32_t i)
 {
     CHECK(i < p->local_size);
+    p->closed += !p->ranks[i].is_closed;
     p->ranks[i].is_closed = true;
     str_clear(&p->ranks[i].in);
     str_clear(&p->ranks[i].out);
+}
+
+bool pmi_is_stuck(const struct pmi *p, uint32_t i)
+{
+    CHECK(i < p->local_size);
+    return p->closed > 0 && p->waiting < p->local_size && p->ranks[i].is_in_barrier &&
+           !p->ranks[i].is_closed;
 }
 
 /* ---- the barrier ---- */
@@ -410,5 +419,5 @@ int pmi_feed(struct pmi *p, uint32_t i, const void *data, size_t len)
         at += line_len + 1;
     }
     str_drop_front(&k->in, at);
-    return k->in.len > PMI_LINE_BYTES ? ACCEL_EPROTO : r;
+    return k->in.len > PMI_LINE_BYTES || pmi_is_stuck(p, i) ? ACCEL_EPROTO : r;
 }

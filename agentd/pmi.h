@@ -36,8 +36,11 @@ void pmi_destroy(struct pmi *p);
 /* Bytes that the i-th rank of this node has written. May fill the output of any rank. ACCEL_EPROTO:
  * this is no PMI-1; its connection is to be closed, and pmi_closed() called. */
 int pmi_feed(struct pmi *p, uint32_t i, const void *data, size_t len);
-/* The i-th rank's connection has ended: nothing more is kept for it. */
+/* The i-th rank's connection has ended: nothing more is kept for it. A barrier that it is not in
+ * can never open: those who are in it are stuck, and who enters it later gets ACCEL_EPROTO. */
 void pmi_closed(struct pmi *p, uint32_t i);
+/* Its connection is to be closed, so that its MPI library says why it ends. */
+bool pmi_is_stuck(const struct pmi *p, uint32_t i);
 /* What is to be written to the i-th rank; the caller drops what it has written. */
 struct str *pmi_output(struct pmi *p, uint32_t i);
 

@@ -62,10 +62,17 @@ int shim_pmi_open(struct shim *s, size_t index, int *ret_theirs)
 
 static void cut(struct shim *s, size_t index)
 {
-    struct pmi_wire *w = &s->pmi->wires[index];
-    base_close_fd(&w->fd);
-    w->fd = -1;
+    struct pmi_wire *w = s->pmi->wires;
+    base_close_fd(&w[index].fd);
+    w[index].fd = -1;
     pmi_closed(s->pmi->pmi, (uint32_t)index);
+    for (size_t i = 0; i < s->rank_count; i++) {
+        if (w[i].fd >= 0 && pmi_is_stuck(s->pmi->pmi, (uint32_t)i)) {
+            base_close_fd(&w[i].fd);
+            w[i].fd = -1;
+            pmi_closed(s->pmi->pmi, (uint32_t)i);
+        }
+    }
 }
 
 static void push(struct shim *s, size_t index)

@@ -10,7 +10,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lib"))
-from accel_test import PYTHON, Cluster, check, check_equal, main, test  # noqa: E402,F401
+from accel_test import PYTHON, Gate, Mailbox, check, check_equal, main, test  # noqa: E402,F401
 
 SLOW_S = 240  # torch starts slowly, more so where it shares two cores with other tests
 CURRENT = os.path.join(os.environ.get("XDG_CACHE_HOME") or
@@ -55,23 +55,38 @@ def current_with_mpich():
 # ---- a second node ----
 
 
-def second_node(c):
+def start_second(c):
     """Starts another acceld on this host, with a state of its own, and waits until it is ready."""
-    c.ok("nodes")  # the coordinator and the first
     state = os.path.join(c.dir, "s2")
-    os.mkdir(state, 0o700)
+    os.makedirs(state, 0o700, exist_ok=True)
     listen = os.path.join(c.runtime, "accel", "coordinator.sock")
     ready, write = os.pipe()
-    c.agent_starts += 1
-    log = open(os.path.join(c.dir, "acceld2.log"), "ab")
-    popen = subprocess.Popen(
-        [os.path.join(c.bin, "acceld"), "--coordinator", "unix:" + listen, "--state-dir", state,
-         "--node-name", "n2", "--ready-fd", str(write)], env=c.env, pass_fds=(write,),
-        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    with open(os.path.join(c.dir, "acceld2.log"), "ab") as log:
+        popen = subprocess.Popen(
+            [os.path.join(c.bin, "acceld"), "--coordinator", "unix:" + listen, "--state-dir", state,
+             "--node-name", "n2", "--ready-fd", str(write)], env=c.env, pass_fds=(write,),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     os.close(write)
     check_equal(os.read(ready, 16), b"ready\n", "the second acceld says")
     os.close(ready)
     return popen
+
+
+def two_nodes(sentence, **how):
+    """A test whose cluster has a second node: the function gets it too, as a list of one process
+    that it may replace."""
+    def add(function):
+        def run(c):
+            c.counts_starts = False  # there are two of them
+            c.ok("nodes")  # the coordinator and the first
+            second = [start_second(c)]
+            try:
+                function(c, second)
+            finally:
+                second[0].terminate()
+                second[0].wait()
+        return test("two nodes: " + sentence, **how)(run)
+    return add
 
 
 # ---- the story ----
@@ -97,18 +112,48 @@ def losses(text):
     return [float(loss) for loss in re.findall(r"loss ([\d.]+)", text)]
 
 
-def train_ddp(c, python, options):
+def train_ddp(c, python, options, local=r"\d"):
     """DistributedSampler's promise is checked too: every sample once per epoch."""
     ends, result = killed(
         c, list(options) + ["--python", python],
         [script("train_ddp.py"), "--snapshot", c.path("snapshot")], r"epoch 7 loss",
-        r"resumes at epoch (\d+)", r"rank (\d) of 2 local \d done, weights ([\d.]+)$")
+        r"resumes at epoch (\d+)", r"rank (\d) of 2 local %s done, weights ([\d.]+)$" % local)
     check_equal([rank for rank, _ in ends], ["0", "1"], "ends")
     check_equal(ends[0][1], ends[1][1], "weights of both ranks")
     counts = set(re.findall(r"samples (\d+) once (\d+)", result.out))
     check_equal(counts, {("256", "256")}, "samples in an epoch")
     seen = losses(result.out)
     check(seen[-1] < seen[0] / 2, "the loss went down: %s", seen)
+
+
+def train_accelerate(c, python, options):
+    ends, result = killed(
+        c, list(options) + ["--python", python],
+        [script("train_accelerate.py"), "--snapshot", c.path("snapshot")], r"epoch 7 accuracy",
+        r"resumes at epoch (\d+)", r"rank (\d) of 2 local \d on cpu(?::0)? done")
+    check_equal(ends, ["0", "1"], "ends")
+    counted = set(re.findall(r"of (\d+)$", "\n".join(re.findall(r"accuracy.*", result.out)), re.M))
+    check_equal(counted, {"101"}, "samples counted, without those that were added")
+    accuracy = [float(x) for x in re.findall(r"accuracy ([\d.]+)", result.out)]
+    check(accuracy[-1] > 0.9, "it learned: %s", accuracy)
+
+
+def train_jax(c, python, options):
+    ends, result = killed(
+        c, list(options) + ["--launcher", "jax", "--python", python],
+        [script("train_jax.py"), "--snapshot", c.path("snapshot")], r"process 1 step 40 loss",
+        r"resumes at step (\d+)", r"process (\d) of 2 devices 2 done, loss [\d.]+, all \[0, 1\]")
+    check_equal(ends, ["0", "1"], "ends")
+    seen = losses(result.out)
+    check(seen[-1] < seen[0] / 2, "the loss went down: %s", seen)
+
+
+def sum_mpi4py(c, python, options):
+    result = c.ok("launch", *options, "--launcher", "mpi", "--label", "--env",
+                  "LD_LIBRARY_PATH=" + os.path.join(CURRENT, "mpich"), "--python", python,
+                  script("sum_mpi4py.py"), timeout=SLOW_S)
+    check_equal(sorted(re.findall(r"rank (\d) of 2 sum 1 names r0,r1", result.out)), ["0", "1"],
+                str(result))
 
 
 def torchrun(c, program, options=()):

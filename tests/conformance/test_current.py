@@ -6,8 +6,8 @@ import re
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from conformance import (CURRENT, SLOW_S, check, check_equal, current, killed, main,  # noqa: E402
-                         script, test, torchrun, train_ddp)
+from conformance import (CURRENT, SLOW_S, check_equal, current, main, script, test,  # noqa: E402
+                         torchrun, train_accelerate, train_ddp)
 
 PYTHON = os.path.join(CURRENT, "bin", "python3")
 
@@ -25,15 +25,7 @@ def bare_torchrun(c):
 
 @test("Accelerate: prepare, gather_for_metrics; a killed rank comes back", needs=current)
 def accelerate(c):
-    ends, result = killed(
-        c, ["--procs", "2", "--python", PYTHON],
-        [script("train_accelerate.py"), "--snapshot", c.path("snapshot")], r"epoch 7 accuracy",
-        r"resumes at epoch (\d+)", r"rank (\d) of 2 local (\d) on (cpu:?0?) done")
-    check_equal([end[:2] for end in ends], [("0", "0"), ("1", "1")], "ends")
-    counted = set(re.findall(r"of (\d+)$", "\n".join(re.findall(r"accuracy.*", result.out)), re.M))
-    check_equal(counted, {"101"}, "samples counted, without those that were added")
-    accuracy = [float(x) for x in re.findall(r"accuracy ([\d.]+)", result.out)]
-    check(accuracy[-1] > 0.9, "it learned: %s", accuracy)
+    train_accelerate(c, PYTHON, ["--procs", "2"])
 
 
 @test("what people type after `accelerate launch` does the same after `accelctl launch`",

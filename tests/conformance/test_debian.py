@@ -7,8 +7,8 @@ import shutil
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from conformance import (PYTHON, check_equal, compile_c, debian_torch, main,  # noqa: E402
-                         mpi_lines, mpich, test, torchrun, train_ddp)
+from conformance import (PYTHON, SLOW_S, check, check_equal, compile_c,  # noqa: E402
+                         debian_torch, main, mpi_lines, mpich, test, torchrun, train_ddp)
 
 TORCHRUN = "/usr/bin/torchrun"
 
@@ -47,6 +47,14 @@ def mpi_restart(c):
                   "--wrap", line)
     check_equal(mpi_lines(result), [("0", "2", "1", "1", "0"), ("1", "2", "1", "0", "1")],
                 str(result))
+
+
+@test("a rank that leaves before the others meet it ends the gang, not their patience", needs=mpich)
+def mpi_leaves(c):
+    program = compile_c(c, "mpi_sum.c", "mpicc.mpich")
+    line = 'if [ "$RANK" = 1 ]; then exit 0; fi; exec %s' % program
+    result = c.run("launch", "--procs", "3", "--launcher", "mpi", "--wrap", line, timeout=SLOW_S)
+    check(result.rc not in (0, 124, 125), "%s", result)
 
 
 @test("C without a library meets at MASTER_ADDR:MASTER_PORT",

@@ -174,6 +174,27 @@ static void test_what_is_refused(void **state)
     pmi_destroy(p);
 }
 
+/* One that ends without the barrier leaves nobody waiting for ever. */
+static void test_who_leaves(void **state)
+{
+    struct pmi *p = make(1, 3);
+    (void)state;
+    ASK(p, 0, "cmd=barrier_in\n", "");
+    assert_false(pmi_is_stuck(p, 0));
+    pmi_closed(p, 2);
+    assert_true(pmi_is_stuck(p, 0));
+    assert_false(pmi_is_stuck(p, 1));
+    assert_int_equal(tell(p, 1, "cmd=get_maxes\n"), 0); /* not all needs the others */
+    assert_int_equal(tell(p, 1, "cmd=barrier_in\n"), ACCEL_EPROTO);
+    pmi_destroy(p);
+    p = make(2, 2); /* all are in: others may still come */
+    ASK(p, 0, "cmd=barrier_in\n", "");
+    ASK(p, 1, "cmd=barrier_in\n", "");
+    pmi_closed(p, 1);
+    assert_false(pmi_is_stuck(p, 0));
+    pmi_destroy(p);
+}
+
 static void test_a_full_exchange(void **state)
 {
     struct pmi *p = make(2, 1);
@@ -205,7 +226,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_mpich_program), cmocka_unit_test(test_lines_in_pieces),
         cmocka_unit_test(test_two_nodes),        cmocka_unit_test(test_what_is_refused),
-        cmocka_unit_test(test_a_full_exchange),
+        cmocka_unit_test(test_who_leaves),       cmocka_unit_test(test_a_full_exchange),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
