@@ -1,92 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Callbacks in, events to the core, actions out: in their order, each step's before the next event.
- * Neighbours: agent.h (decides), uplink.h, launcher.h, output.h, port.h, node.h (do). It must not
- * decide anything about attempts.
+ * shell.c - callbacks in, events to the core, actions out: in their order, each step's before the
+ * next event. Neighbours: agent.h (decides), shell_launch.c, uplink.h, launcher.h, output.h, node.h
+ * (do). It must not decide anything about attempts.
  */
-#include "agentd/shell.h"
-
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define uthash_fatal(msg) base_check_failed(msg, __FILE__, __LINE__)
-#include <uthash.h>
-
-#include "agentd/address.h"
-#include "agentd/agent.h"
-#include "agentd/archive.h"
-#include "agentd/exchange.h"
-#include "agentd/launcher.h"
-#include "agentd/node.h"
-#include "agentd/output.h"
-#include "agentd/port.h"
-#include "agentd/uplink.h"
-#include "common/clock.h"
-#include "common/codec.h"
-#include "common/limits.h"
-#include "common/log.h"
-#include "common/loop.h"
-
-#define LOCAL_ADDRESS "127.0.0.1" /* a gang on one node dials nothing else */
-#define LOCAL_IFNAME  "lo"
-
-struct held_key { /* without padding: hashed as bytes */
-    uint64_t job_id, attempt;
-};
-/* What the shell holds for a live attempt. */
-struct held {
-    struct held_key key;
-    struct shell *shell;
-    char **devices; /* ids, given to it */
-    size_t device_count;
-    struct gone *gone; /* all its processes are, and its devices are not proven free yet */
-    uint32_t master_port, pet_port, aux_port; /* 0: none */
-    bool is_alone;       /* on this node only: when it is gone, nobody knows its ports */
-    bool is_refused;     /* a device was not free after all */
-    bool has_taken;      /* its devices, while it was prepared */
-    uint8_t *start, *go; /* packed: what waits for the archive that the job brings; or NULL */
-    size_t start_len, go_len;
-    bool has_input; /* an Input waits for its answer */
-    uint64_t input_id;
-    UT_hash_handle hh;
-};
-
-struct gone { /* the end of an attempt, kept until it may be told */
-    Accel__V1__ExitRecord *record;
-    bool shim_lost, exists;
-};
-
-struct refusal { /* a launch that failed at once, or what PREPARE came to: for the next step */
-    struct attempt_id id;
-    bool is_prepared;
-    uint32_t master_port, pet_port, aux_port;
-    uint32_t cause;
-    char text[LIMIT_REASON_BYTES];
-    struct refusal *next;
-};
-
-struct shell {
-    struct shell_config config;
-    void (*on_end)(void *ctx, int status);
-    void *ctx;
-    struct agent *core;
-    struct agent_actions actions;
-    bool is_stepping, is_ending;
-    struct node_address address;
-    struct refusal *refusals;
-    struct held *held;
-    struct node *node;
-    struct launcher *launcher;
-    struct output *output;
-    struct archives *archives;
-    struct port_pool *ports;
-    struct uplink *uplink;
-    struct exchange *exchange;
-    struct loop_timer timer;
-    unsigned open_parts; /* uplink, launcher, timer: freed when none is left */
-};
+#include "agentd/shell_internal.h"
 
 static void end(struct shell *s, int status)
 {
@@ -96,323 +19,11 @@ static void end(struct shell *s, int status)
     s->on_end(s->ctx, status);
 }
 
-/* ---- what is held for attempts ---- */
-
-static struct held *find_held(const struct shell *s, struct attempt_id id)
-{
-    struct held_key key = {id.job_id, id.attempt};
-    struct held *h = NULL;
-    HASH_FIND(hh, s->held, &key, sizeof(key), h);
-    return h;
-}
-
-static struct held *add_held(struct shell *s, struct attempt_id id)
-{
-    struct held *h = xcalloc(1, sizeof(*h));
-    h->key = (struct held_key){id.job_id, id.attempt};
-    h->shell = s;
-    HASH_ADD(hh, s->held, key, sizeof(h->key), h);
-    output_on_live(s->output, id);
-    return h;
-}
-
-static void send_input_done(struct shell *s, uint64_t id, bool closed, int code, const char *text)
-{
-    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
-    Accel__V1__InputDone done = ACCEL__V1__INPUT_DONE__INIT;
-    Accel__V1__InputReply reply = ACCEL__V1__INPUT_REPLY__INIT;
-    uint8_t packed[512];
-    reply.closed = closed;
-    done.id = id;
-    done.code = accel_error_to_grpc(code);
-    done.text = (char *)text;
-    done.reply = code == 0 ? &reply : NULL;
-    up.body_case = ACCEL__V1__AGENT_UP__BODY_INPUT_DONE;
-    up.input_done = &done;
-    CHECK(accel__v1__agent_up__get_packed_size(&up) <= sizeof(packed));
-    uplink_send(s->uplink, packed, accel__v1__agent_up__pack(&up, packed));
-}
-
-static void held_free(struct held *h)
-{
-    for (size_t i = 0; i < h->device_count; i++)
-        free(h->devices[i]);
-    if (h->gone && h->gone->record)
-        accel__v1__exit_record__free_unpacked(h->gone->record, NULL);
-    free(h->gone);
-    free(h->start);
-    free(h->go);
-    free(h->devices);
-    free(h);
-}
-
-static void held_add_device(struct held *h, const char *id)
-{
-    h->devices = xrealloc(h->devices, (h->device_count + 1) * sizeof(*h->devices));
-    h->devices[h->device_count++] = xstrdup(id);
-}
-
-/* Everything of the attempt is over, and was so before anybody is told. */
-static void drop_held(struct shell *s, struct attempt_id id)
-{
-    struct held *h = find_held(s, id);
-    if (!h)
-        return;
-    output_on_gone(s->output, id);
-    exchange_forget(s->exchange, id);
-    if (h->has_input)
-        send_input_done(s, h->input_id, true, 0, "");
-    port_pool_release(s->ports, h->master_port, clock_mono_ms(), h->is_alone);
-    port_pool_release(s->ports, h->pet_port, clock_mono_ms(), h->is_alone);
-    port_pool_release(s->ports, h->aux_port, clock_mono_ms(), h->is_alone);
-    HASH_DEL(s->held, h);
-    held_free(h);
-}
-
-static void forget_inputs(struct shell *s) /* the session that asked is gone */
-{
-    for (struct held *h = s->held; h; h = h->hh.next)
-        h->has_input = false;
-}
-
-/* ---- actions ---- */
-
-static int lease_ports(struct shell *s, const Accel__V1__JobSpec *job, struct held *h,
-                       struct accel_error *err)
-{
-    int64_t now_ms = clock_mono_ms();
-    int r = port_pool_lease(s->ports, now_ms, &h->master_port, err);
-    if (r == 0)
-        r = port_pool_lease(s->ports, now_ms, &h->pet_port, err);
-    if (r == 0 && job && environ_wants_aux_port(job))
-        r = port_pool_lease(s->ports, now_ms, &h->aux_port, err);
-    return r;
-}
-
-/* The last look at its devices comes right before the start: whoever came since the coordinator
- * chose them is seen now. */
-static int launch_on_devices(struct shell *s, const Accel__V1__Start *start,
-                             const Accel__V1__AttemptSpec *spec, struct held *h,
-                             struct accel_error *err)
-{
-    const char *const *ids = (const char *const *)start->devices;
-    int r = h->has_taken ? 0 : node_take_devices(s->node, ids, start->n_devices, false, err);
-    h->is_refused = r == ACCEL_EBUSY;
-    if (r < 0)
-        return r;
-    r = s->launcher->ops->launch(s->launcher, spec, err);
-    if (r < 0)
-        node_release_devices(s->node, ids, start->n_devices, NULL, NULL);
-    for (size_t i = 0; r == 0 && !h->has_taken && i < start->n_devices; i++)
-        held_add_device(h, start->devices[i]);
-    return r;
-}
-
-/* The job runs in a copy of its own directory (shim_archive.c makes it). */
-static void lay_archive(struct shell *s, const Accel__V1__Start *start, const char *archive,
-                        Accel__V1__AttemptSpec *spec)
-{
-    struct arena *a = &s->actions.arena;
-    const char *tree = arena_printf(a, "%s/%" PRIu64 "." ARCHIVE_WORK_SUFFIX "/" ARCHIVE_TREE,
-                                    s->config.state->attempts_dir, start->ref->job_id);
-    archive_move(spec, start->spec->sync, tree, a);
-    spec->archive = arena_strdup(a, strrchr(archive, '/') + 1);
-}
-
-/* archive: path of what the job brings; "" if it brings nothing. */
-static int launch(struct shell *s, const Accel__V1__Start *start, const Accel__V1__Go *go,
-                  const char *archive, struct held *h, struct accel_error *err)
-{
-    const Accel__V1__Node *node = node_description(s->node);
-    Accel__V1__AttemptSpec *spec;
-    int r = go ? 0 : lease_ports(s, start->spec, h, err); /* of several nodes: taken before */
-    if (r < 0)
-        return r;
-    struct environ_input in = {
-        .start = start,
-        .devices = (const Accel__V1__Device *const *)node->devices,
-        .device_count = node->n_devices,
-        .master_addr = go                      ? go->master_addr
-                       : start->master_addr[0] ? start->master_addr
-                                               : LOCAL_ADDRESS,
-        .ifname = go ? s->address.ifname : LOCAL_IFNAME,
-        .node_name = s->config.node_name,
-        .master_port = go ? go->master_port : h->master_port,
-        .pet_port = go ? go->pet_port : h->pet_port,
-        .aux_port = go ? go->aux_port : h->aux_port,
-        .peers = go ? (const Accel__V1__Peer *const *)go->peers : NULL,
-        .peer_count = go ? go->n_peers : 0,
-        .incarnation = s->config.state->incarnation,
-        .attempts_dir = s->config.state->attempts_dir,
-        .private_tmp = s->config.private_tmp,
-        .wall_ms = clock_wall_ms(),
-        .tpu_host = node_tpu_host(s->node),
-    };
-    r = environ_build(&in, &s->actions.arena, &spec, err);
-    if (r < 0) {
-        if (h->has_taken)
-            node_release_devices(s->node, (const char *const *)h->devices, h->device_count, NULL,
-                                 NULL);
-        return r;
-    }
-    if (start->spec->sync)
-        lay_archive(s, start, archive, spec);
-    return launch_on_devices(s, start, spec, h, err);
-}
-
-static void add_outcome(struct shell *s, struct attempt_id id, const struct held *h,
-                        const struct accel_error *err)
-{
-    struct refusal *refusal = xcalloc(1, sizeof(*refusal));
-    refusal->id = id;
-    if (!err) {
-        refusal->is_prepared = true;
-        refusal->master_port = h->master_port;
-        refusal->pet_port = h->pet_port;
-        refusal->aux_port = h->aux_port;
-    } else {
-        refusal->cause = h->is_refused ? ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT
-                                       : ACCEL__V1__CAUSE__CAUSE_START_FAILED;
-        snprintf(refusal->text, sizeof(refusal->text), "%.*s", LIMIT_REASON_BYTES - 1, err->text);
-    }
-    refusal->next = s->refusals;
-    s->refusals = refusal;
-}
-
-/* Devices and ports, as the start of one node takes them, but no process. */
-static int prepare(struct shell *s, const Accel__V1__Start *start, struct held *h,
-                   struct accel_error *err)
-{
-    const char *const *ids = (const char *const *)start->devices;
-    int r = start->node_rank == 0 ? lease_ports(s, start->spec, h, err) : 0;
-    if (r == 0)
-        r = node_take_devices(s->node, ids, start->n_devices, false, err);
-    h->is_refused = r == ACCEL_EBUSY;
-    if (r < 0)
-        return r;
-    h->has_taken = true;
-    for (size_t i = 0; i < start->n_devices; i++)
-        held_add_device(h, start->devices[i]);
-    return 0;
-}
-
-static void do_prepare(struct shell *s, const struct agent_action *act)
-{
-    struct accel_error err = {0};
-    struct held *h = add_held(s, act->id);
-    char archive[PATH_MAX];
-    int r = prepare(s, act->start, h, &err);
-    if (r == 0 && act->start->spec->sync) /* while the others prepare */
-        r = MIN(archives_fetch(s->archives, act->start, archive, &err), 0);
-    log_debug("job %" PRIu64 ".%" PRIu32 ": prepare", act->id.job_id, act->id.attempt);
-    add_outcome(s, act->id, h, r < 0 ? &err : NULL);
-    if (r < 0)
-        drop_held(s, act->id);
-}
-
-static void do_unprepare(struct shell *s, struct attempt_id id)
-{
-    struct held *h = find_held(s, id);
-    if (!h)
-        return;
-    archives_cancel(s->archives, id);
-    node_release_devices(s->node, (const char *const *)h->devices, h->device_count, NULL, NULL);
-    drop_held(s, id);
-}
-
-static void step(struct shell *s, struct agent_event *ev);
-
-static uint8_t *pack(const ProtobufCMessage *msg, size_t *ret_len)
-{
-    *ret_len = protobuf_c_message_get_packed_size(msg);
-    uint8_t *packed = xcalloc(1, *ret_len + 1);
-    protobuf_c_message_pack(msg, packed);
-    return packed;
-}
-
-/* 1: go on, with `archive`; 0: it is being fetched and on_archive() goes on. */
-static int need_archive(struct shell *s, const struct agent_action *act, struct held *h,
-                        char *archive, struct accel_error *err)
-{
-    archive[0] = 0;
-    int r = act->start->spec->sync ? archives_fetch(s->archives, act->start, archive, err) : 1;
-    if (r != 0)
-        return r;
-    h->start = pack(&act->start->base, &h->start_len);
-    if (act->go)
-        h->go = pack(&act->go->base, &h->go_len);
-    return 0;
-}
-
-static void do_launch(struct shell *s, struct agent_action *act)
-{
-    struct accel_error err = {0};
-    struct held *h = act->go ? find_held(s, act->id) : add_held(s, act->id);
-    char archive[PATH_MAX];
-    CHECK(h);
-    h->is_alone = act->start->node_count <= 1;
-    log_debug("job %" PRIu64 ".%" PRIu32 ": launch", act->id.job_id, act->id.attempt);
-    int r = need_archive(s, act, h, archive, &err);
-    if (r > 0)
-        r = launch(s, act->start, act->go, archive, h, &err);
-    if (r == 0)
-        return;
-    add_outcome(s, act->id, h, &err);
-    drop_held(s, act->id);
-}
-
-static void on_archive(void *ctx, struct attempt_id id, int r, const char *path,
-                       const struct accel_error *why)
-{
-    struct shell *s = ctx;
-    struct held *h = find_held(s, id);
-    struct accel_error err = *why;
-    if (!h || !h->start)
-        return; /* fetched ahead, while the attempt is prepared; or it is over */
-    Accel__V1__Start *start = accel__v1__start__unpack(&codec_memory, h->start_len, h->start);
-    Accel__V1__Go *go = h->go ? accel__v1__go__unpack(&codec_memory, h->go_len, h->go) : NULL;
-    CHECK(start);
-    if (r == 0)
-        r = launch(s, start, go, path, h, &err);
-    accel__v1__start__free_unpacked(start, NULL);
-    if (go)
-        accel__v1__go__free_unpacked(go, NULL);
-    free(STEAL_PTR(h->start));
-    agent_actions_reset(&s->actions);
-    if (r == 0)
-        return;
-    add_outcome(s, id, h, &err);
-    drop_held(s, id);
-    step(s, &(struct agent_event){.type = AGENT_EV_TICK}); /* tells the outcome */
-}
-
-static void send_up(void *ctx, const void *data, size_t len)
-{
-    uplink_send(((struct shell *)ctx)->uplink, data, len);
-}
-
-static const struct archive_callbacks archive_callbacks = {send_up, on_archive};
-
-/* One that still waits for its archive has no process to stop. */
-static void do_stop(struct shell *s, const struct agent_action *act)
-{
-    struct held *h = find_held(s, act->id);
-    struct accel_error err = {0};
-    if (!h || !h->start) {
-        s->launcher->ops->stop(s->launcher, act->id, act->grace_ms, act->cause);
-        return;
-    }
-    archives_cancel(s->archives, act->id);
-    error_set(&err, ACCEL_ECANCELLED, "stopped before it was started");
-    add_outcome(s, act->id, h, &err);
-    drop_held(s, act->id);
-}
-
 static void close_session(struct shell *s, const char *why)
 {
     log_warn("closing the session with the coordinator: %s", why);
     output_cancel_all(s->output);
-    forget_inputs(s);
+    held_forget_inputs(s);
     uplink_reset(s->uplink);
 }
 
@@ -431,10 +42,10 @@ static void carry_out(struct shell *s, struct agent_action *act)
     switch (act->type) {
     case AGENT_ACT_SEND: uplink_send(s->uplink, act->data, act->len); break;
     case AGENT_ACT_CLOSE_SESSION: close_session(s, act->text); break;
-    case AGENT_ACT_LAUNCH: do_launch(s, act); break;
-    case AGENT_ACT_PREPARE: do_prepare(s, act); break;
-    case AGENT_ACT_UNPREPARE: do_unprepare(s, act->id); break;
-    case AGENT_ACT_STOP: do_stop(s, act); break;
+    case AGENT_ACT_LAUNCH: shell_launch(s, act); break;
+    case AGENT_ACT_PREPARE: shell_prepare(s, act); break;
+    case AGENT_ACT_UNPREPARE: shell_unprepare(s, act->id); break;
+    case AGENT_ACT_STOP: shell_stop_attempt(s, act); break;
     case AGENT_ACT_SIGNAL: ops->signal(s->launcher, act->id, act->rank, act->signo); break;
     case AGENT_ACT_MARK_ACKED: ops->mark_acked(s->launcher, act->id); break;
     case AGENT_ACT_FORGET: ops->forget(s->launcher, act->id.job_id); break;
@@ -459,7 +70,7 @@ static void step_once(struct shell *s, struct agent_event *ev)
     agent_actions_reset(&s->actions);
 }
 
-static void step(struct shell *s, struct agent_event *ev)
+void shell_step(struct shell *s, struct agent_event *ev)
 {
     CHECK(!s->is_stepping); /* no callback comes from inside a call */
     if (s->is_ending)
@@ -494,7 +105,7 @@ static void step(struct shell *s, struct agent_event *ev)
 static void on_timer(void *ctx, int64_t late_ms)
 {
     (void)late_ms;
-    step(ctx, &(struct agent_event){.type = AGENT_EV_TICK});
+    shell_step(ctx, &(struct agent_event){.type = AGENT_EV_TICK});
 }
 
 /* ---- from the coordinator ---- */
@@ -513,13 +124,14 @@ static void look_at_address(struct shell *s)
     s->address = now;
     log_info("this node is reached at %s (%s)", now.text, now.ifname);
     if (node_refresh(s->node, &err) == 0)
-        step(s, &(struct agent_event){.type = AGENT_EV_NODE, .node = node_description(s->node)});
+        shell_step(s,
+                   &(struct agent_event){.type = AGENT_EV_NODE, .node = node_description(s->node)});
 }
 
 static void on_open(void *ctx)
 {
     look_at_address(ctx);
-    step(ctx, &(struct agent_event){.type = AGENT_EV_SESSION_OPEN});
+    shell_step(ctx, &(struct agent_event){.type = AGENT_EV_SESSION_OPEN});
 }
 
 static void on_lost(void *ctx, const char *why)
@@ -529,24 +141,24 @@ static void on_lost(void *ctx, const char *why)
         log_info("the session with the coordinator ended%s: %s",
                  agent_is_bye(s->core) ? " as announced" : "", why);
     output_cancel_all(s->output);
-    forget_inputs(s);
-    step(s, &(struct agent_event){.type = AGENT_EV_SESSION_LOST});
+    held_forget_inputs(s);
+    shell_step(s, &(struct agent_event){.type = AGENT_EV_SESSION_LOST});
 }
 
 static void on_input(struct shell *s, const Accel__V1__Input *in)
 {
     if (!in->ref || !in->data || in->data->data.len > LIMIT_INPUT_CHUNK_BYTES) {
-        send_input_done(s, in->id, false, ACCEL_EINVAL, "no input, or too much at once");
+        shell_send_input_done(s, in->id, false, ACCEL_EINVAL, "no input, or too much at once");
         return;
     }
     struct attempt_id id = {in->ref->job_id, in->ref->attempt};
-    struct held *h = find_held(s, id);
+    struct held *h = held_find(s, id);
     if (!h) {
-        send_input_done(s, in->id, true, 0, "");
+        shell_send_input_done(s, in->id, true, 0, "");
         return;
     }
     if (h->has_input) {
-        send_input_done(s, in->id, false, ACCEL_EBUSY, "the input before is not taken yet");
+        shell_send_input_done(s, in->id, false, ACCEL_EBUSY, "the input before is not taken yet");
         return;
     }
     Accel__V1__ShimInput msg = ACCEL__V1__SHIM_INPUT__INIT;
@@ -619,7 +231,7 @@ static void on_down(void *ctx, const Accel__V1__CoordDown *msg)
         break;
     default: break;
     }
-    step(s, &(struct agent_event){.type = AGENT_EV_DOWN, .down = msg});
+    shell_step(s, &(struct agent_event){.type = AGENT_EV_DOWN, .down = msg});
     if (!was_welcomed && agent_is_welcomed(s->core)) {
         log_info("welcomed by the coordinator at %s", s->config.coordinator);
         exchange_tell_again(s->exchange);
@@ -646,26 +258,26 @@ static void on_log_data(void *ctx, const Accel__V1__LogData *msg)
 static void on_started(void *ctx, struct attempt_id id, const Accel__V1__ShimStarted *msg)
 {
     struct shell *s = ctx;
-    const struct held *h = find_held(s, id);
-    step(s, &(struct agent_event){.type = AGENT_EV_STARTED,
-                                  .id = id,
-                                  .started = msg,
-                                  .master_port = h ? h->master_port : 0});
+    const struct held *h = held_find(s, id);
+    shell_step(s, &(struct agent_event){.type = AGENT_EV_STARTED,
+                                        .id = id,
+                                        .started = msg,
+                                        .master_port = h ? h->master_port : 0});
 }
 
 static void on_exited(void *ctx, struct attempt_id id, const Accel__V1__RankExit *exit)
 {
-    step(ctx, &(struct agent_event){.type = AGENT_EV_EXITED, .id = id, .exit = exit});
+    shell_step(ctx, &(struct agent_event){.type = AGENT_EV_EXITED, .id = id, .exit = exit});
 }
 
 static void tell_gone(struct shell *s, struct attempt_id id, const struct gone *gone)
 {
     log_debug("job %" PRIu64 ".%" PRIu32 ": gone", id.job_id, id.attempt);
-    step(s, &(struct agent_event){.type = AGENT_EV_GONE,
-                                  .id = id,
-                                  .record = gone->record,
-                                  .shim_lost = gone->shim_lost,
-                                  .exists = gone->exists});
+    shell_step(s, &(struct agent_event){.type = AGENT_EV_GONE,
+                                        .id = id,
+                                        .record = gone->record,
+                                        .shim_lost = gone->shim_lost,
+                                        .exists = gone->exists});
 }
 
 static void on_devices_free(void *ctx)
@@ -675,7 +287,7 @@ static void on_devices_free(void *ctx)
     struct attempt_id id = {h->key.job_id, (uint32_t)h->key.attempt};
     struct gone *gone = h->gone;
     h->gone = NULL;
-    drop_held(s, id);
+    held_drop(s, id);
     tell_gone(s, id, gone);
     if (gone->record)
         accel__v1__exit_record__free_unpacked(gone->record, NULL);
@@ -699,7 +311,7 @@ static void on_gone(void *ctx, struct attempt_id id, const Accel__V1__ExitRecord
                     bool shim_lost, bool exists)
 {
     struct shell *s = ctx;
-    struct held *h = find_held(s, id);
+    struct held *h = held_find(s, id);
     struct gone gone = {(Accel__V1__ExitRecord *)record, shim_lost, exists};
     if (h && node_release_devices(s->node, (const char *const *)h->devices, h->device_count,
                                   on_devices_free, h)) {
@@ -707,7 +319,7 @@ static void on_gone(void *ctx, struct attempt_id id, const Accel__V1__ExitRecord
         *h->gone = (struct gone){copy_record(record), shim_lost, exists};
         return;
     }
-    drop_held(s, id);
+    held_drop(s, id);
     tell_gone(s, id, &gone);
 }
 
@@ -719,18 +331,18 @@ static void on_output(void *ctx, struct attempt_id id)
 static void on_input_done(void *ctx, struct attempt_id id, uint64_t input_id, bool closed)
 {
     struct shell *s = ctx;
-    struct held *h = find_held(s, id);
+    struct held *h = held_find(s, id);
     if (!h || !h->has_input || h->input_id != input_id)
         return; /* of a session that is gone */
     h->has_input = false;
-    send_input_done(s, input_id, closed, 0, "");
+    shell_send_input_done(s, input_id, closed, 0, "");
 }
 
 static void on_refused(void *ctx, struct attempt_id id, const char *text)
 {
     struct shell *s = ctx;
-    drop_held(s, id);
-    step(s, &(struct agent_event){.type = AGENT_EV_LAUNCH_REFUSED, .id = id, .text = text});
+    held_drop(s, id);
+    shell_step(s, &(struct agent_event){.type = AGENT_EV_LAUNCH_REFUSED, .id = id, .text = text});
 }
 
 static void on_spawn_lost(void *ctx)
@@ -771,7 +383,7 @@ static void on_found(void *ctx, const struct launcher_found *f)
 {
     struct shell *s = ctx;
     if (f->is_live && f->spec) {
-        struct held *h = add_held(s, f->id);
+        struct held *h = held_add(s, f->id);
         h->master_port = f->spec->master_port;
         h->pet_port = pet_port_of(f->spec);
         port_pool_hold(s->ports, h->master_port);
@@ -782,19 +394,19 @@ static void on_found(void *ctx, const struct launcher_found *f)
     }
     log_info("job %" PRIu64 ".%" PRIu32 ": found %s", f->id.job_id, f->id.attempt,
              f->is_live ? "alive" : "ended");
-    step(s, &(struct agent_event){.type = AGENT_EV_FOUND, .id = f->id, .found = f});
+    shell_step(s, &(struct agent_event){.type = AGENT_EV_FOUND, .id = f->id, .found = f});
 }
 
 static void on_kept(void *ctx, struct attempt_id id, uint64_t era)
 {
-    step(ctx, &(struct agent_event){.type = AGENT_EV_KEPT, .id = id, .era = era});
+    shell_step(ctx, &(struct agent_event){.type = AGENT_EV_KEPT, .id = id, .era = era});
 }
 
 /* ---- devices ---- */
 
 static void tell_node(struct shell *s)
 {
-    step(s, &(struct agent_event){.type = AGENT_EV_NODE, .node = node_description(s->node)});
+    shell_step(s, &(struct agent_event){.type = AGENT_EV_NODE, .node = node_description(s->node)});
 }
 
 static void on_devices(void *ctx)
@@ -859,10 +471,10 @@ static int make_parts(struct shell *s, struct accel_error *err)
         return r;
     s->open_parts++;
     s->output = output_create(exec.attempts_dir, c->node_name, s->launcher, on_log_data, s);
-    s->exchange = exchange_create(send_up, s);
+    s->exchange = exchange_create(shell_send_up, s);
     char files_dir[PATH_MAX + 8];
     snprintf(files_dir, sizeof(files_dir), "%s/" ARCHIVE_DIR, c->state->dir);
-    r = archives_create(files_dir, &archive_callbacks, s, &s->archives, err);
+    r = archives_create(files_dir, &shell_archive_callbacks, s, &s->archives, err);
     if (r < 0)
         return r;
     s->ports = port_pool_create(clock_mono_ns() ^ (uint64_t)getpid() << 32);
