@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Device control by cgroup, see devctl.h. The program is a chain of comparisons; no libbpf, no
- * compiler at run time. Neighbour: limits_cgroup.c. Must not refuse a device that it does not know to be
- * an accelerator: a job needs its terminals, disks and null devices.
+ * compiler at run time. Neighbour: limits_cgroup.c. Must not refuse a device that it does not know
+ * to be an accelerator: a job needs its terminals, disks and null devices.
  */
 #include "agentd/devctl.h"
 

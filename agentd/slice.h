@@ -2,9 +2,8 @@
 /*
  * slice.h - what the metadata server says of the TPU slice that this host is a part of: name, how
  * many hosts, which of them this is, type, topology. Asked once, when chips are found; never
- * blocks. A machine without metadata server, or whose server knows no TPU, is a slice of one; one of
- * Google's (by DMI) waits for the answer as long as it takes.
- * Loop's thread only.
+ * blocks. A machine without metadata server, or whose server knows no TPU, is a slice of one; one
+ * of Google's (by DMI) waits for the answer as long as it takes. Loop's thread only.
  */
 #ifndef ACCEL_AGENTD_SLICE_H
 #define ACCEL_AGENTD_SLICE_H

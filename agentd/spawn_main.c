@@ -63,8 +63,8 @@ int main(int argc, char **argv)
         fprintf(
             stderr,
             "accel-spawn: started by acceld only\n"
-            "usage: accel-spawn ATTEMPTS_DIR [MIN_UID AGENT_UID AGENT_GID] (absolute), a socket to acceld as "
-            "descriptor %d\n",
+            "usage: accel-spawn ATTEMPTS_DIR [MIN_UID AGENT_UID AGENT_GID] (absolute), a socket "
+            "to acceld as descriptor %d\n",
             SPAWN_FD);
         return 2;
     }

@@ -67,8 +67,8 @@ struct coord_grant {
     /* Enroll, Renew, SignUser: the certificate. NULL: coord_may_enroll() said no. */
     const char *certificate_pem, *ca_pem;
     const char *serial;
-    int64_t not_after_ms;      /* of the certificate; CreateNodeToken: of the token */
-    const char *token;         /* CreateNodeToken: its text */
+    int64_t not_after_ms;         /* of the certificate; CreateNodeToken: of the token */
+    const char *token;            /* CreateNodeToken: its text */
     const char *const *addresses; /* of this coordinator */
     size_t address_count;
 };
@@ -87,8 +87,8 @@ enum coord_refusal {
 enum coord_event_type {
     COORD_EV_CALL,    /* method, call, who, rpc_type, msg */
     COORD_EV_REFUSED, /* refusal, text: the shell or a transport has refused somebody */
-    COORD_EV_TICK, /* the deadline passed */
-    COORD_EV_STOP, /* a planned stop: agents are told (Bye) */
+    COORD_EV_TICK,    /* the deadline passed */
+    COORD_EV_STOP,    /* a planned stop: agents are told (Bye) */
 };
 struct coord_event {
     enum coord_event_type type;
@@ -99,7 +99,7 @@ struct coord_event {
     enum rpc_event_type rpc_type;
     uint64_t call;
     const struct rpc_identity *who;
-    const ProtobufCMessage *msg; /* borrowed during the step */
+    const ProtobufCMessage *msg;     /* borrowed during the step */
     const struct coord_grant *grant; /* calls of Trust only */
     enum coord_refusal refusal;
     const char *text;
@@ -149,8 +149,9 @@ void coord_check(const struct coord *c);          /* cheap invariants; run aroun
 void coord_check_all(
     const struct coord *c); /* everything, O(all); the simulator after every step */
 
-/* Whose archive (JobSpec.sync) the session `call` may read for the attempt `ref`: ACCEL_EPERM unless
- * its node runs that attempt and the job brings this very content. The name lives as long as c. */
+/* Whose archive (JobSpec.sync) the session `call` may read for the attempt `ref`: ACCEL_EPERM
+ * unless its node runs that attempt and the job brings this very content. The name lives as long as
+ * c. */
 int coord_archive_owner(struct coord *c, uint64_t call, const Accel__V1__AttemptRef *ref,
                         const uint8_t hash[32], const char **ret_user, struct accel_error *err);
 

@@ -250,8 +250,8 @@ const struct option_row option_table[] = {
     {OPT_MAN, "man", 0, "", FLAG, V(HELP), "print the man page (troff) instead", true},
 
     {OPT_COORDINATOR, "coordinator", 0, "", TEXT("ADDRESS"), VERB_ALL,
-     "the coordinator to talk to, unix:PATH or HOST[:PORT]; default: $ACCEL_COORDINATOR, else the system's, else your "
-     "own, started when needed"},
+     "the coordinator to talk to, unix:PATH or HOST[:PORT]; default: $ACCEL_COORDINATOR, else the "
+     "system's, else your own, started when needed"},
     {OPT_COLOR, "color", 0, "colour", CHOICE("auto|always|never"), VERB_ALL,
      "colours on a terminal"},
     {OPT_VERBOSE, "verbose", 'v', "", FLAG, VERB_ALL, "tell more on stderr"},

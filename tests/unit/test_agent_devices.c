@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Stories of attempts whose devices break, or were not free after all (agent_story.h).
+ * Stories of attempts whose devices break, or were not free after all: what the core of acceld
+ * answers, step by step (agent_story.h).
  */
 #include "tests/unit/agent_story.h"
 
