@@ -135,6 +135,7 @@ static int run(struct daemon *d, struct accel_error *err)
     d->state.lock_fd = -1;
     int r = start_spawn(d, &spawned, err);
     if (r == 0) {
+        loop_files_prepare(); /* accel-spawn keeps what was, for the jobs */
         CHECK(uv_loop_init(&d->loop) == 0);
         r = join_start(&d->loop, &d->options, &d->state, err);
         if (r == 0)

@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <linux/close_range.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -64,6 +65,15 @@ void loop_daemon_prepare(void)
     sigaction(SIGPIPE, &ignore, NULL);
     umask(077);
     loop_memory_prepare();
+}
+
+void loop_files_prepare(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files); /* if not, we live with fewer */
+    }
 }
 
 /* ---- timers ---- */

@@ -19,6 +19,11 @@ void loop_memory_prepare(void);
  * ignored, umask 077, descriptors 0-2 exist, loop_memory_prepare(). */
 void loop_daemon_prepare(void);
 
+/* As many open files as the hard limit allows. A server that runs out of them may never accept
+ * again (gRPC 1.51). What is forked from here on inherits it: after the last fork of a program that
+ * is not ours to change. */
+void loop_files_prepare(void);
+
 /* A deadline timer: fires once when clock_mono_ms() >= deadline; setting it again moves it.
  * deadline < 0 disarms. */
 struct loop_timer {

@@ -61,7 +61,8 @@ struct remote_server_config {
      * the library says. Rate: at most 64 per turn of the loop. */
     void (*on_refused)(void *ctx, const char *text);
     void *ctx;
-    unsigned keepalive_time_ms, keepalive_timeout_ms; /* 0: 20 s, 10 s */
+    /* 0: 20 s, 10 s; the latter is also what a handshake may take */
+    unsigned keepalive_time_ms, keepalive_timeout_ms;
 };
 
 struct remote_channel_config {

@@ -18,7 +18,6 @@
 #define STOP_CLOSE_MS     100  /* and connections without a call, to hear that it goes */
 #define KEEPALIVE_TIME_MS 20000
 #define KEEPALIVE_WAIT_MS 10000
-#define HANDSHAKE_MS      10000  /* who connects and does not speak TLS goes after this */
 #define IDLE_MS           300000 /* a connection without a call; agents always have one */
 #define METADATA_BYTES    16384  /* of one call's headers; refused */
 #define TAG_SHIFT         (61 - RPC_SLOT_BITS) /* remote_call_tag(); see rpc_core.serial */
@@ -230,7 +229,7 @@ static grpc_server *make_server(const struct remote_server_config *config)
         int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0), /* see wire_bytes_read */
         int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, (int)LIMIT_CALLS_PER_CONNECTION),
         int_arg(GRPC_ARG_MAX_METADATA_SIZE, METADATA_BYTES),
-        int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_MS),
+        int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, wait_ms), /* who connects and says nothing */
         int_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS, IDLE_MS),
         int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, time_ms),
         int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, wait_ms),

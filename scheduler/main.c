@@ -86,6 +86,7 @@ int main(int argc, char **argv)
     if (r == SETTINGS_ANSWERED)
         return fflush(stdout) == 0 ? 0 : 1;
     loop_daemon_prepare();
+    loop_files_prepare();
     notify_init();
     log_init("accel-coordinator", options.log_level);
     return run(&options);

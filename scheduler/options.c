@@ -16,7 +16,7 @@
 struct raw { /* as the table fills it */
     struct setting_list listen, advertise;
     const char *state_dir, *socket_mode, *log_level;
-    int64_t certificate_ms, idle_exit_ms, history_ms;
+    int64_t certificate_ms, keepalive_ms, idle_exit_ms, history_ms;
     uint64_t ready_fd, history_jobs, files_bytes;
 };
 
@@ -74,6 +74,14 @@ static const struct setting rows[] = {
      .min = 1000,
      .max = PKI_CA_LIFE_MS,
      .help = "of nodes and users (default 90d); renewed at 2/3 of it"},
+    {.name = "keepalive",
+     .type = SETTING_DURATION,
+     AT(keepalive_ms),
+     .metavar = "TIME",
+     .min = 1000,
+     .max = 3600000,
+     .help = "ask a machine that is silent for so long (default 20s); without an answer within "
+             "half of it the connection is lost, and so is one that has not greeted by then"},
     {.name = "history-jobs",
      .type = SETTING_NUMBER,
      AT(history_jobs),
@@ -131,6 +139,7 @@ static const struct raw defaults = {
     .history_jobs = LIMIT_HISTORY_JOBS,
     .history_ms = LIMIT_HISTORY_MS,
     .certificate_ms = LIMIT_CERTIFICATE_MS,
+    .keepalive_ms = 20000,
     .files_bytes = FILES_TOTAL_BYTES,
 };
 
@@ -179,6 +188,7 @@ static int take(struct coordinator_options *o, const struct raw *raw, struct acc
                                                          : 0666;
     o->state_dir = raw->state_dir;
     o->certificate_ms = raw->certificate_ms;
+    o->keepalive_ms = raw->keepalive_ms;
     o->idle_exit_ms = raw->idle_exit_ms;
     o->files_bytes = raw->files_bytes;
     o->ready_fd = raw->ready_fd == NO_FD ? -1 : (int)raw->ready_fd;

@@ -19,6 +19,7 @@ struct coordinator_options {
     size_t advertise_count;
     unsigned socket_mode;   /* of socket_path; 0600 */
     int64_t certificate_ms; /* life of the certificates of nodes and users */
+    int64_t keepalive_ms;   /* of connections from other machines; half of it to answer */
     const char *state_dir;
     uint64_t files_bytes;  /* of archives that jobs bring; FILES_TOTAL_BYTES */
     int64_t idle_exit_ms;  /* 0: never */

@@ -231,6 +231,7 @@ static int serve(struct shell *s, size_t i, struct accel_error *err)
 
     if (r < 0)
         return r;
+    const unsigned keepalive_ms = (unsigned)s->options->keepalive_ms;
     const struct remote_server_config config = {.host = address.host,
                                                 .port = address.port,
                                                 .tls = enrol_tls(s->enrol),
@@ -238,7 +239,9 @@ static int serve(struct shell *s, size_t i, struct accel_error *err)
                                                 .tag = (unsigned)i + 1,
                                                 .identify = on_identify,
                                                 .on_refused = on_handshake_refused,
-                                                .ctx = s};
+                                                .ctx = s,
+                                                .keepalive_time_ms = keepalive_ms,
+                                                .keepalive_timeout_ms = keepalive_ms / 2};
     r = s->remote->server_create(s->loop, &config, &s->remotes[i], err);
     if (r < 0)
         return error_wrap(err, r, "cannot serve %s", s->options->listen[i]);
