@@ -327,14 +327,18 @@ static void request_free(void *arena, void *p)
     (void)p;
 }
 
-static void shim_add(struct spawn *sp, pid_t pid, const Accel__V1__AttemptSpec *spec)
+static void shim_add(struct spawn *sp, pid_t pid, const Accel__V1__AttemptSpec *spec,
+                     bool is_limited)
 {
     if (sp->shim_count == sp->shim_cap) {
         sp->shim_cap = MAX(sp->shim_cap * 2, (size_t)16);
         sp->shims = xrealloc(sp->shims, sp->shim_cap * sizeof(*sp->shims));
     }
     sp->shims[sp->shim_count++] =
-        (struct spawn_shim){.pid = pid, .job_id = spec->job_id, .attempt = spec->attempt};
+        (struct spawn_shim){.pid = pid,
+                            .job_id = spec->job_id,
+                            .attempt = spec->attempt,
+                            .is_limited = is_limited};
 }
 
 /* In the child: from root to the job's user. What it needs root for is done before. */
@@ -388,7 +392,7 @@ static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, struct atte
     if (pid < 0) {
         return error_sys(err, -pid, "cannot make a process for the attempt's shim");
     }
-    shim_add(sp, pid, spec);
+    shim_add(sp, pid, spec, f->groups.limits.text_count > 0);
     Accel__V1__SpawnReply reply = ACCEL__V1__SPAWN_REPLY__INIT;
     reply.job_id = spec->job_id;
     reply.attempt = spec->attempt;
@@ -524,13 +528,13 @@ static void on_request(struct spawn *sp)
 /* ---- children ---- */
 
 /* What a shim cannot remove: it is in it, or is not root. What is not empty waits for the sweep. */
-static void remove_groups(struct spawn *sp, uint64_t job_id, uint32_t attempt)
+static void remove_groups(struct spawn *sp, const struct spawn_shim *shim)
 {
     char name[40];
-    snprintf(name, sizeof(name), "%" PRIu64 ".%u", job_id, attempt);
+    snprintf(name, sizeof(name), "%" PRIu64 ".%u", shim->job_id, shim->attempt);
     if (sp->rules.is_switching) {
         spawn_limits_remove(sp, name);
-    } else {
+    } else if (shim->is_limited) {
         (void)limits_remove(&sp->limits, name);
     }
 }
@@ -547,7 +551,7 @@ static void on_child(struct spawn *sp, pid_t pid, int status)
     }
     struct spawn_shim shim = sp->shims[i];
     sp->shims[i] = sp->shims[--sp->shim_count];
-    remove_groups(sp, shim.job_id, shim.attempt);
+    remove_groups(sp, &shim);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
         return; /* it has told acceld itself, and nothing is left */
     }
@@ -653,6 +657,9 @@ int spawn_run(int fd, const char *attempts_dir, const struct identity_rules *rul
     static struct spawn spawn;
     struct spawn *sp = &spawn;
     sp->rules = *rules;
+    if (rules->is_switching) {
+        umask(007); /* acceld's group may read what is made for it */
+    }
     int r = spawn_init(sp, fd, attempts_dir);
     if (r < 0) {
         return 1;

@@ -31,6 +31,7 @@ struct spawn_shim {
     pid_t pid;
     uint64_t job_id;
     uint32_t attempt;
+    bool is_limited; /* it may have groups of its own in cgroup version 1 */
 };
 
 /* Where an attempt's processes are. */
