@@ -153,13 +153,13 @@ static void keep_what_was_said(struct worker *w, enum worker_event event,
         w->error = xstrdup(said->error[0] ? said->error : "the shim gave no reason");
         w->start_errno = said->start_errno;
         w->exit_code = said->exit_code;
-        w->oom_killed = said->oom_killed;
         w->end_ms = said->end_ms;
         w->end_boot_ns = said->end_boot_ns;
     }
     if (event == WORKER_EXIT || event == WORKER_FAIL) {
         w->exited = true;
         w->exit_code = said->exit_code;
+        w->oom_killed = said->oom_killed;
         w->signal = said->signal;
         w->stopped = said->stopped;
         w->end_ms = said->end_ms;
