@@ -75,8 +75,10 @@ static const Accel__V1__Rank *find_rank(const Accel__V1__Attempt *a, int32_t num
 void result_add_attempt_end(struct str *out, const Accel__V1__Attempt *a)
 {
     const Accel__V1__Rank *rank = find_rank(a, a->first_failed_rank);
+    /* What the node knows besides the exit of the rank: the limit that it met. */
+    bool says_more = a->text && strstr(a->text, "was killed for memory");
 
-    if (!rank || a->cause != ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED || !rank->exited) {
+    if (says_more || !rank || a->cause != ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED || !rank->exited) {
         const char *text = a->text && a->text[0] != '\0' ? a->text : "it is not known why";
 
         str_add_visible(out, text, strlen(text));
