@@ -257,6 +257,7 @@ class Cluster:
             self.env["ACCEL_DEVICES"] = "fake:" + self.devices_file
         self.env.update(env or {})
         self.background = []
+        self.prefix = ()  # commands go through this, to another host
         self.coordinator_starts = self.agent_starts = 1  # what the tests themselves make necessary
         self.counts_starts = True
         self.expected_damage = None
@@ -291,7 +292,7 @@ class Cluster:
     # -- accelctl --
 
     def _command(self, args, env, prefix):
-        command = list(prefix)
+        command = list(prefix or self.prefix)
         if self.uid is not None:
             command += ["setpriv", "--reuid", str(self.uid), "--regid", str(self.uid),
                         "--clear-groups"]
