@@ -717,7 +717,10 @@ int64_t agent_deadline_ms(const struct agent *a)
 {
     if (a->idle_exit_ms <= 0 || a->is_exiting || a->idle_since_ms < 0)
         return -1;
-    return a->idle_since_ms + a->idle_exit_ms;
+    /* Who started us may still be starting the coordinator. */
+    int64_t wait_ms =
+        a->epoch == 0 ? MAX(a->idle_exit_ms, (int64_t)LIMIT_DAEMON_START_MS) : a->idle_exit_ms;
+    return a->idle_since_ms + wait_ms;
 }
 
 size_t agent_attempts_live(const struct agent *a)

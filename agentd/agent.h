@@ -23,7 +23,9 @@
 struct agent; /* opaque */
 
 struct agent_config {     /* texts are copied */
-    int64_t idle_exit_ms; /* 0: never; else EXIT after so long without session and live attempts */
+    /* 0: never; else EXIT after so long without session and live attempts; before the first Welcome
+     * after LIMIT_DAEMON_START_MS at the earliest */
+    int64_t idle_exit_ms;
     uint64_t incarnation;
     uint64_t seed;             /* for port choice, which the shell makes; the core draws nothing */
     const char *local_address; /* MASTER_ADDR on one node: "127.0.0.1" */

@@ -87,7 +87,7 @@ def names(c):
     refused(c, 2, ["--env"], "launch", "--env", "=x", "true")
     refused(c, 2, ["NOT_SET_AT_ALL"], "launch", "--pass-env", "NOT_SET_AT_ALL", "true")
     refused(c, 2, ["wrap"], "launch", "--wrap", "true", "false")
-    refused(c, 2, ["gpu"], "launch", "--cpu", "--gpus", "1", "true")
+    refused(c, 2, ["--cpu", "GPU"], "launch", "--cpu", "--gpus", "1", "true")
     refused(c, 2, ["id"], "describe", "seven")
     refused(c, 2, ["-1"], "logs", "-1")
     refused(c, 2, [], "logs", "1", "2")

@@ -529,7 +529,13 @@ static void test_stdin_goes_on(void **state)
     struct start s;
     (void)state;
     world_open(&w);
-    start_init(&s, 1, 2, 1, "/bin/cat", NULL);
+    char gate[300], script[320];
+    snprintf(gate, sizeof(gate), "%s/gate", w.dir);
+    assert_int_equal(mkfifo(gate, 0600), 0);
+    int gate_fd = open(gate, O_RDWR | O_CLOEXEC);
+    /* cat ends with its input; its parent keeps the rank and its end of the pipe */
+    snprintf(script, sizeof(script), "cat; read go <%s", gate);
+    start_init(&s, 1, 2, 1, "/bin/sh", "-c", script, NULL);
     s.spec.want_stdin = true;
     struct seen *a = world_launch(&w, &s);
     send_input(&w, a, 1, 1000, "one\n", 4, false);
@@ -538,7 +544,10 @@ static void test_stdin_goes_on(void **state)
     assert_false(a->input_closed);
     send_input(&w, a, 4, 1004, "two\n", 4, true); /* taken, not refused */
     assert_false(a->input_closed);
+    assert_int_equal(write(gate_fd, "go\n", 3), 3);
     world_wait(&w, &a->gone, 1);
+    close(gate_fd);
+    assert_int_equal(unlink(gate), 0);
     assert_file(&w, a, "0.out", "one\ntwo\n");
     world_close(&w);
 }
