@@ -118,7 +118,16 @@ static bool root_try(struct cgroup_root *root, const char *base, const char *bel
 
 void cgroup_parent_name(const char *attempts_dir, char *name, size_t size)
 {
-    snprintf(name, size, "accel-%u-%016" PRIx64, (unsigned)geteuid(), fnv1a(attempts_dir));
+    /* Containers that see the host's cgroups have equal paths for different directories. */
+    struct stat st = {0};
+    char text[PATH_MAX + 64];
+    int r = stat(attempts_dir, &st);
+    if (r < 0) {
+        st = (struct stat){0};
+    }
+    snprintf(text, sizeof(text), "%llx:%llx:%s", (unsigned long long)st.st_dev,
+             (unsigned long long)st.st_ino, attempts_dir);
+    snprintf(name, size, "accel-%u-%016" PRIx64, (unsigned)geteuid(), fnv1a(text));
 }
 
 bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir)

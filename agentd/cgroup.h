@@ -19,7 +19,8 @@ struct cgroup_root {
     char path[PATH_MAX];
 };
 
-/* The last part of the parent's path. */
+/* The last part of the parent's path: the same for the same directory, also after a restart, and
+ * no other's, also where containers have the same path for theirs. The directory exists. */
 void cgroup_parent_name(const char *attempts_dir, char *name, size_t size);
 /* Finds or makes the parent and tries it with a process. False where cgroups cannot be used. */
 bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir);
