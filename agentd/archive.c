@@ -42,18 +42,6 @@ struct archives {
     LIST_HEAD(, fetch) fetches;
 };
 
-static char *name_of(const char *user, const uint8_t *hash)
-{
-    AUTO_STR struct str name = {0};
-    char hex[HASH_HEX_SIZE];
-
-    str_init(&name);
-    str_addf(&name, "%s.", hash_hex(hash, hex));
-    for (const char *c = user; *c; c++)
-        str_addf(&name, "%02x", (unsigned char)*c);
-    return str_steal(&name);
-}
-
 static void part_name(const struct fetch *f, char *buf, size_t size)
 {
     snprintf(buf, size, "part.%llu", (unsigned long long)f->read_id);
@@ -219,7 +207,7 @@ int archives_fetch(struct archives *a, const Accel__V1__Start *start, char *ret_
             under_way->id.attempt == start->ref->attempt)
             return 0; /* begun while it was prepared */
     }
-    AUTO_FREE char *name = name_of(start->user, sync->hash.data);
+    AUTO_FREE char *name = hash_file_name(sync->hash.data, start->user);
     if (is_here(a, name, sync->size_bytes)) {
         snprintf(ret_path, PATH_MAX, "%s/%.*s", a->dir, NAME_MAX, name);
         return 1;

@@ -48,21 +48,12 @@ static void on_stop_signal(void *ctx, int signo)
     stop(ctx, 0);
 }
 
-static void on_setting(void *ctx, const char *name, bool is_taken)
-{
-    (void)ctx;
-    if (is_taken)
-        log_info("%s has changed", name);
-    else
-        log_warn("%s has changed, which is for the next start", name);
-}
-
 static void on_reload(void *ctx)
 {
     struct daemon *d = ctx;
     struct accel_error err = {0};
     notify_reloading();
-    if (acceld_options_reload(&d->options, on_setting, d, &err) < 0)
+    if (acceld_options_reload(&d->options, log_setting, d, &err) < 0)
         log_error("the settings stay as they are: %s", err.text);
     log_set_level(d->options.log_level);
     notify_ready(&d->loop);

@@ -235,27 +235,12 @@ int acceld_options_parse(int argc, char **argv, struct acceld_options *ret_optio
     return set_defaults(ret_options, err);
 }
 
-struct telling {
-    void (*told)(void *ctx, const char *name, bool is_taken);
-    void *ctx;
-};
-
-static void on_changed(void *ctx, const struct setting *s, bool is_taken)
-{
-    const struct telling *t = ctx;
-
-    if (s->type != SETTING_SECRET) /* wiped since it was read */
-        t->told(t->ctx, s->name, is_taken);
-}
-
-int acceld_options_reload(struct acceld_options *options,
-                          void (*told)(void *ctx, const char *name, bool is_taken), void *ctx,
+int acceld_options_reload(struct acceld_options *options, settings_told *told, void *ctx,
                           struct accel_error *err)
 {
     struct raw fresh = defaults;
-    struct telling t = {told, ctx};
     int r = settings_reload(&table, kept.argc, kept.argv, &kept.arena, &kept.raw, &fresh,
-                            check_whole, on_changed, &t, err);
+                            check_whole, told, ctx, err);
 
     if (r == 0)
         CHECK(log_level_parse(kept.raw.log_level, &options->log_level) == 0);

@@ -36,8 +36,7 @@ int acceld_options_parse(int argc, char **argv, struct acceld_options *ret_optio
 /* SIGHUP: reads command line and file again and takes over what may change while we run: the log
  * level. told() once per setting that differs; is_taken false: it waits for a restart. On failure
  * nothing changes. */
-int acceld_options_reload(struct acceld_options *options,
-                          void (*told)(void *ctx, const char *name, bool is_taken), void *ctx,
+int acceld_options_reload(struct acceld_options *options, settings_told *told, void *ctx,
                           struct accel_error *err);
 
 #endif

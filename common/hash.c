@@ -11,12 +11,14 @@
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include <openssl/sha.h>
 
+#include "common/str.h"
+
 _Static_assert(sizeof(SHA256_CTX) <= sizeof(struct hash), "room for its state");
 _Static_assert(SHA256_DIGEST_LENGTH == HASH_BYTES, "SHA-256");
 
 /* OpenSSL asks the processor what it can do before main(), whether or not anything will be hashed.
- * In a virtual machine that costs each command 45 us. The linker's --wrap gives it the empty function
- * instead, and the first hash asks. */
+ * In a virtual machine that costs each command 45 us. The linker's --wrap gives it the empty
+ * function instead, and the first hash asks. */
 void __real_OPENSSL_cpuid_setup(void);
 void __wrap_OPENSSL_cpuid_setup(void);
 
@@ -45,4 +47,16 @@ const char *hash_hex(const uint8_t hash[HASH_BYTES], char *ret_text)
     for (size_t i = 0; i < HASH_BYTES; i++)
         snprintf(ret_text + 2 * i, 3, "%02x", hash[i]);
     return ret_text;
+}
+
+char *hash_file_name(const uint8_t hash[HASH_BYTES], const char *user)
+{
+    AUTO_STR struct str name = {0};
+    char hex[HASH_HEX_SIZE];
+
+    str_init(&name);
+    str_addf(&name, "%s.", hash_hex(hash, hex));
+    for (const char *c = user; *c; c++)
+        str_addf(&name, "%02x", (unsigned char)*c);
+    return str_steal(&name);
 }

@@ -18,6 +18,9 @@ void hash_init(struct hash *h);
 void hash_add(struct hash *h, const void *p, size_t len);
 void hash_end(struct hash *h, uint8_t ret_hash[HASH_BYTES]);
 /* Lower case; ret_text has HASH_HEX_SIZE bytes and is returned. */
+/* "HASH.USER", the user's name as hex too, for it may be any text: the name of a file that only
+ * this user's jobs are given. Caller frees; aborts when memory ends. */
+char *hash_file_name(const uint8_t hash[HASH_BYTES], const char *user);
 const char *hash_hex(const uint8_t hash[HASH_BYTES], char *ret_text);
 
 #endif

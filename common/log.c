@@ -70,6 +70,15 @@ void log_set_level(enum log_level max_level)
     state.max_level = max_level;
 }
 
+void log_setting(void *ctx, const char *name, bool is_taken)
+{
+    (void)ctx;
+    if (is_taken)
+        log_info("%s has changed", name);
+    else
+        log_warn("%s has changed, which is for the next start", name);
+}
+
 static const char *level_word(enum log_level level)
 {
     switch (level) {

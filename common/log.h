@@ -14,6 +14,8 @@ enum log_level { LOG_LEVEL_ERROR = 3, LOG_LEVEL_WARN = 4, LOG_LEVEL_INFO = 6, LO
 /* Of its name in LOG_LEVELS; ACCEL_EINVAL. */
 int log_level_parse(const char *name, enum log_level *ret_level);
 void log_set_level(enum log_level max_level); /* from now on */
+/* A settings_told (settings.h): a reload found this one changed. */
+void log_setting(void *ctx, const char *name, bool is_taken);
 void log_init(const char *program, enum log_level max_level);
 void log_line(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 #define log_error(...) log_line(LOG_LEVEL_ERROR, __VA_ARGS__)

@@ -410,9 +410,8 @@ static bool is_same(const struct setting *s, const void *x, const void *y)
 }
 
 int settings_reload(const struct settings_table *t, int argc, char **argv, struct arena *a,
-                    void *values, void *fresh, settings_check *check,
-                    void (*changed)(void *ctx, const struct setting *s, bool is_taken), void *ctx,
-                    struct accel_error *err)
+                    void *values, void *fresh, settings_check *check, settings_told *told,
+                    void *ctx, struct accel_error *err)
 {
     struct line line = {0};
     int r = parse_all(t, argc, argv, &line, a, fresh, err);
@@ -424,11 +423,11 @@ int settings_reload(const struct settings_table *t, int argc, char **argv, struc
     for (size_t i = 0; i < t->count; i++) {
         const struct setting *s = &t->rows[i];
         void *old = (char *)values + s->offset, *new = (char *)fresh + s->offset;
-        if (is_same(s, old, new))
+        if (s->type == SETTING_SECRET || is_same(s, old, new)) /* one was wiped since */
             continue;
         if (s->is_reloadable)
             memcpy(old, new, field_size(s));
-        changed(ctx, s, s->is_reloadable);
+        told(ctx, s->name, s->is_reloadable);
     }
     return 0;
 }

@@ -61,15 +61,16 @@ enum settings_result { SETTINGS_OK = 0, SETTINGS_ANSWERED = 1 };
  * that it is right. ACCEL_EINVAL, ACCEL_ENOENT, ACCEL_EIO: err says what, where, and what to try.
  * On failure `values` may be half filled. */
 typedef int settings_check(void *values, struct accel_error *err);
+/* is_taken false: the change waits for the next start. */
+typedef void settings_told(void *ctx, const char *name, bool is_taken);
 int settings_parse(const struct settings_table *t, int argc, char **argv, struct arena *a,
                    void *values, settings_check *check, struct accel_error *err);
-/* What SIGHUP does: parses again into `fresh` (defaults in it), then calls changed() for each row
- * that differs from `values`; rows that are reloadable are copied over, the others keep what they
- * have. On failure nothing is changed. Texts stay in the arena. */
+/* What SIGHUP does: parses again into `fresh` (defaults in it), then calls told() for each row (but
+ * secrets) that differs from `values`; rows that are reloadable are copied over, the others keep
+ * what they have. On failure nothing is changed. Texts stay in the arena. */
 int settings_reload(const struct settings_table *t, int argc, char **argv, struct arena *a,
-                    void *values, void *fresh, settings_check *check,
-                    void (*changed)(void *ctx, const struct setting *s, bool is_taken), void *ctx,
-                    struct accel_error *err);
+                    void *values, void *fresh, settings_check *check, settings_told *told,
+                    void *ctx, struct accel_error *err);
 /* One file's text, for the above and for tests; `name` stands in errors ("NAME:3:7: ..."). */
 int settings_read_yaml(const struct settings_table *t, const char *name, const char *text,
                        size_t len, struct arena *a, void *values, struct accel_error *err);

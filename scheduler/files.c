@@ -48,19 +48,6 @@ struct files {
     bool is_closing;
 };
 
-/* A user's name may be any text: it goes into the file's name as hex. */
-static char *name_of(const char *user, const uint8_t hash[HASH_BYTES])
-{
-    AUTO_STR struct str name = {0};
-    char hex[HASH_HEX_SIZE];
-
-    str_init(&name);
-    str_addf(&name, "%s.", hash_hex(hash, hex));
-    for (const char *c = user; *c; c++)
-        str_addf(&name, "%02x", (unsigned char)*c);
-    return str_steal(&name);
-}
-
 static bool is_archive_name(const char *name)
 {
     return strspn(name, "0123456789abcdef") == 2 * HASH_BYTES && name[2 * HASH_BYTES] == '.';
@@ -347,7 +334,7 @@ static int take_part(struct files *f, struct upload *u, const void *data, size_t
 void files_stat(struct files *f, const char *user, const uint8_t hash[HASH_BYTES],
                 struct files_progress *ret_progress)
 {
-    AUTO_FREE char *name = name_of(user, hash);
+    AUTO_FREE char *name = hash_file_name(hash, user);
     const struct upload *u = find_upload(f, name);
     struct stat st;
 
@@ -364,7 +351,7 @@ void files_put(struct files *f, const char *user, const uint8_t hash[HASH_BYTES]
                                const struct accel_error *err),
                void *ctx)
 {
-    AUTO_FREE char *name = name_of(user, hash);
+    AUTO_FREE char *name = hash_file_name(hash, user);
     struct accel_error err = {0};
     struct files_progress p;
     struct upload *u = find_upload(f, name);
@@ -395,7 +382,7 @@ void files_put(struct files *f, const char *user, const uint8_t hash[HASH_BYTES]
 int files_read(struct files *f, const char *user, const uint8_t hash[HASH_BYTES], uint64_t offset,
                void *buf, size_t cap, size_t *ret_len, struct accel_error *err)
 {
-    AUTO_FREE char *name = name_of(user, hash);
+    AUTO_FREE char *name = hash_file_name(hash, user);
     AUTO_CLOSE int fd = openat(f->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     ssize_t n;
 

@@ -228,26 +228,12 @@ int options_parse(int argc, char **argv, struct coordinator_options *ret_options
     return SETTINGS_OK;
 }
 
-struct telling {
-    void (*told)(void *ctx, const char *name, bool is_taken);
-    void *ctx;
-};
-
-static void on_changed(void *ctx, const struct setting *s, bool is_taken)
-{
-    const struct telling *t = ctx;
-
-    t->told(t->ctx, s->name, is_taken);
-}
-
-int options_reload(struct coordinator_options *options,
-                   void (*told)(void *ctx, const char *name, bool is_taken), void *ctx,
+int options_reload(struct coordinator_options *options, settings_told *told, void *ctx,
                    struct accel_error *err)
 {
     struct raw fresh = defaults;
-    struct telling t = {told, ctx};
     int r = settings_reload(&table, kept.argc, kept.argv, &kept.arena, &kept.raw, &fresh,
-                            check_needed, on_changed, &t, err);
+                            check_needed, told, ctx, err);
 
     if (r == 0)
         take_reloadable(options, &kept.raw);

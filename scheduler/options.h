@@ -36,8 +36,7 @@ int options_parse(int argc, char **argv, struct coordinator_options *ret_options
 /* SIGHUP: reads command line and file again and takes over what may change while we run: log level,
  * history. told() once per setting that differs; is_taken false: it waits for a restart. On failure
  * nothing changes. */
-int options_reload(struct coordinator_options *options,
-                   void (*told)(void *ctx, const char *name, bool is_taken), void *ctx,
+int options_reload(struct coordinator_options *options, settings_told *told, void *ctx,
                    struct accel_error *err);
 
 #endif

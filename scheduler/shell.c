@@ -339,22 +339,13 @@ static void on_signal(void *ctx, int signo)
     shell_stop(ctx, strsignal(signo));
 }
 
-static void on_setting(void *ctx, const char *name, bool is_taken)
-{
-    (void)ctx;
-    if (is_taken)
-        log_info("%s has changed", name);
-    else
-        log_warn("%s has changed, which is for the next start", name);
-}
-
 static void on_reload(void *ctx)
 {
     struct shell *s = ctx;
     struct accel_error err = {0};
 
     notify_reloading();
-    if (options_reload(s->options, on_setting, s, &err) < 0)
+    if (options_reload(s->options, log_setting, s, &err) < 0)
         log_error("the settings stay as they are: %s", err.text);
     log_set_level(s->options->log_level);
     coord_set_history(s->core, (uint32_t)s->options->history_jobs, s->options->history_ms);

@@ -220,11 +220,11 @@ static void test_line_over_file(void **state)
     assert_int_equal(rmdir(dir), 0);
 }
 
-static void on_changed(void *ctx, const struct setting *s, bool is_taken)
+static void on_changed(void *ctx, const char *name, bool is_taken)
 {
     char *said = ctx;
     size_t len = strlen(said);
-    snprintf(said + len, 128 - len, "%s%c ", s->name, is_taken ? '+' : '-');
+    snprintf(said + len, 128 - len, "%s%c ", name, is_taken ? '+' : '-');
 }
 
 static void test_reload(void **state)
