@@ -14,6 +14,9 @@
 #define LOG_RETRY_FIRST_MS                                                                         \
     200 /* after a failed read; doubling; a change of the job retries at once */
 #define LOG_RETRY_LONGEST_MS 5000
+/* Output of an attempt that has a successor is given up after this pause, the fourth: its node may
+ * be gone for good, and the successor has output too. */
+#define LOG_RETRY_PAST_MS 1600
 /* The job has ended and no answer comes for 10 s: the rest of its output is lost or away. In
  * ticks, because a timer also runs out while our reader holds us up or we are stopped: one tick of
  * that at most counts, and then the loop looks whether answers lie there. */
@@ -120,10 +123,25 @@ static bool is_attempt_known(const struct attach *a, uint32_t number)
     return a->job && a->job->attempt >= number;
 }
 
+/* A past attempt that cannot be read to its end does not hold up those after it. */
+static void pass_over_lost(struct attach *a)
+{
+    struct follow *f = &a->follow;
+    const char *why = strchr(f->err.text, '\n');
+
+    if (!f->is_broken || !is_attempt_known(a, f->attempt + 1) ||
+        (a->retry_ms < LOG_RETRY_PAST_MS && !attach_has_ended(a)))
+        return;
+    follow_skip(f);
+    cli_say("the rest of the output of attempt %u cannot be read: %.*s", f->attempt,
+            why ? (int)(why - f->err.text) : (int)strlen(f->err.text), f->err.text);
+}
+
 static void progress_output(struct attach *a)
 {
     struct follow *f = &a->follow;
 
+    pass_over_lost(a);
     if (f->is_broken && !attach_has_ended(a)) {
         a->retry_ms =
             a->retry_ms ? MIN(a->retry_ms * 2, (uint64_t)LOG_RETRY_LONGEST_MS) : LOG_RETRY_FIRST_MS;

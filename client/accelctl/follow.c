@@ -235,6 +235,13 @@ void follow_resume(struct follow *f)
         follow_read(f);
 }
 
+void follow_skip(struct follow *f)
+{
+    flush_lines(f);
+    f->is_broken = false;
+    f->is_done = true;
+}
+
 void follow_done(struct follow *f)
 {
     if (f->call)

@@ -41,6 +41,8 @@ void follow_begin(struct follow *f, uint32_t attempt, uint32_t world);
 /* Goes on from where it was: after a new connection, or when it is broken. Nothing to do is no
  * error. */
 void follow_resume(struct follow *f);
+/* Gives up the rest of a broken one: done. */
+void follow_skip(struct follow *f);
 void follow_done(struct follow *f);
 
 #endif
