@@ -67,7 +67,7 @@ static int text_of(struct reader *rd, const yaml_event_t *ev, const char **ret_t
 static int bind(struct reader *rd, const struct setting *s, const yaml_event_t *ev)
 {
     struct accel_error why = {0};
-    const char *text;
+    const char *text = NULL;
     int r = text_of(rd, ev, &text);
 
     if (r < 0)
@@ -158,7 +158,7 @@ static int read_value(struct reader *rd, const char *name, size_t row)
 
 static int read_pair(struct reader *rd, const char *prefix, const yaml_event_t *ev)
 {
-    const char *key;
+    const char *key = NULL;
     size_t row = 0;
     int r = text_of(rd, ev, &key);
 
