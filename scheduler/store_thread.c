@@ -141,7 +141,9 @@ static void run_commit(struct store_thread *t)
             t->txn = NULL; /* given up */
         }
     }
+    uv_mutex_unlock(&t->lock); /* the loop wakes at once and wants it */
     uv_async_send(&t->async);
+    uv_mutex_lock(&t->lock);
 }
 
 static void run_op(struct store_thread *t)
@@ -317,9 +319,9 @@ void store_thread_commit(struct store_thread *t, const struct store_txn *txn)
         t->txn = txn;
         t->retry_ms = 0;
         t->try_at_ms = 0;
-        uv_cond_signal(&t->wake);
     }
     uv_mutex_unlock(&t->lock);
+    uv_cond_signal(&t->wake); /* after: the thread wants the lock as soon as it wakes */
 }
 
 static void give(struct store_thread *t, struct store_op *op)
