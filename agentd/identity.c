@@ -90,8 +90,12 @@ static int check_own(const struct identity_rules *rules, const Accel__V1__Attemp
     if (rules->is_switching || spec->uid == geteuid()) {
         return 0;
     }
-    error_set(err, ACCEL_EPERM, "this node runs jobs of user id %u only, not of user id %u",
-              (unsigned)geteuid(), spec->uid);
+    if (spec->uid == UINT32_MAX) /* acceld was not asked who that is */
+        error_set(err, ACCEL_EPERM, "this node runs jobs of user id %u only, not of user %s",
+                  (unsigned)geteuid(), spec->user[0] ? spec->user : "unknown");
+    else
+        error_set(err, ACCEL_EPERM, "this node runs jobs of user id %u only, not of user id %u",
+                  (unsigned)geteuid(), spec->uid);
     err->sys = EPERM;
     return ACCEL_EPERM;
 }

@@ -27,14 +27,17 @@ static void on_cancelled(void *ctx, const ProtobufCMessage *msg)
 
     for (size_t i = 0; i < reply->n_jobs; i++) {
         const Accel__V1__CancelReply__One *one = reply->jobs[i];
-        char text[LIMIT_REASON_BYTES + 64];
+        char text[LIMIT_REASON_BYTES + 64], prefix[32];
 
         if (one->error[0] == '\0') {
             out->ended++;
             continue;
         }
         out->failed++;
-        snprintf(text, sizeof text, "job %llu: %s", (unsigned long long)one->job_id, one->error);
+        snprintf(prefix, sizeof prefix, "job %llu", (unsigned long long)one->job_id);
+        bool is_named = strstr(one->error, prefix) != NULL; /* "job 7 has ended" */
+        snprintf(text, sizeof text, "%s%s%s", is_named ? "" : prefix, is_named ? "" : ": ",
+                 one->error);
         cli_error_text(text);
     }
 }

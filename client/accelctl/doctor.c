@@ -169,6 +169,23 @@ static void look_at_clock(struct doctor *d, int64_t offset_ms)
                offset_ms < 0 ? "behind ours" : "ahead of ours");
 }
 
+/* Two lines at most: what is enforced there, and what is not. */
+static void look_at_isolation(struct doctor *d, const Accel__V1__Node *n)
+{
+    for (int is_note = 0; is_note < 2; is_note++) {
+        AUTO_STR struct str list = {0};
+        str_init(&list);
+        for (size_t i = 0; i < n->n_limits; i++) {
+            bool is_gpus = strncmp(n->limits[i], "GPUs: ", 6) == 0;
+            if (!is_gpus && (strstr(n->limits[i], "not enforced") != NULL) == is_note)
+                str_addf(&list, "%s%s", list.len ? ", " : "", n->limits[i]);
+        }
+        if (list.len)
+            doctor_add(d, "isolation", is_note ? DOCTOR_NOTE : DOCTOR_OK, "", "node %s: %s",
+                       n->name, list.data);
+    }
+}
+
 static void look_at_node(struct doctor *d, const Accel__V1__Node *n)
 {
     bool is_ready = !strcmp(n->state, "READY");
@@ -187,13 +204,10 @@ static void look_at_node(struct doctor *d, const Accel__V1__Node *n)
                "%s is %s, %zu devices%s%s%s", n->name, n->state, n->n_devices,
                faults ? ", some not to be used" : "", n->reason[0] ? ": " : "", n->reason);
     for (size_t i = 0; i < n->n_limits; i++) {
-        bool is_gpus = strncmp(n->limits[i], "GPUs: ", 6) == 0; /* what is wrong with all of them */
-        doctor_add(d, is_gpus ? "devices" : "isolation",
-                   is_gpus                                ? DOCTOR_WARN
-                   : strstr(n->limits[i], "not enforced") ? DOCTOR_NOTE
-                                                          : DOCTOR_OK,
-                   "", "node %s: %s", n->name, n->limits[i]);
+        if (strncmp(n->limits[i], "GPUs: ", 6) == 0) /* what is wrong with all of them */
+            doctor_add(d, "devices", DOCTOR_WARN, "", "node %s: %s", n->name, n->limits[i]);
     }
+    look_at_isolation(d, n);
 }
 
 static void on_nodes(void *ctx, const ProtobufCMessage *msg)
@@ -340,10 +354,15 @@ static void look_at_credential(struct doctor *d, const struct pki_ops *pki, cons
 static void look_at_credentials(struct doctor *d, const struct pki_ops *pki)
 {
     const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    const char *named = getenv("ACCEL_CREDENTIALS");
     AUTO_STR struct str dir = {0};
     size_t seen = 0;
 
     str_init(&dir);
+    if (named && named[0]) {
+        look_at_credential(d, pki, named);
+        seen++;
+    }
     if (config && config[0] == '/')
         str_addf(&dir, "%s/accel/credentials", config);
     else

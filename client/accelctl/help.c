@@ -16,7 +16,9 @@
 
 static const char topic_environment[] =
     "Variables that accelctl reads:\n"
-    "  ACCEL_COORDINATOR   the coordinator, as --coordinator; unix:PATH\n"
+    "  ACCEL_COORDINATOR   the coordinator, as --coordinator; unix:PATH or HOST[:PORT]\n"
+    "  ACCEL_CREDENTIALS   the file of your key and certificate for one on another machine;\n"
+    "                      else ~/.config/accel/credentials/HOST.pem\n"
     "  ACCEL_EXIT_ERROR    exit code in place of 125\n"
     "  ACCEL_IDLE_EXIT     seconds after which your own idle daemons exit; default 60\n"
     "  ACCEL_DEVICES       devices that your own node daemon offers, as acceld --devices\n"

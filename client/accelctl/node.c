@@ -66,8 +66,8 @@ static void on_removed(void *ctx, const ProtobufCMessage *msg)
 {
     const Accel__V1__RemoveNodeReply *reply = (const Accel__V1__RemoveNodeReply *)msg;
 
-    cli_say("removed; %u certificates revoked, %u running attempts lost", reply->certificates,
-            reply->attempts);
+    cli_say("removed; %u certificate%s revoked, %u running attempt%s lost", reply->certificates,
+            reply->certificates == 1 ? "" : "s", reply->attempts, reply->attempts == 1 ? "" : "s");
 }
 
 static int node_remove(struct cli *cli, struct session *session, struct accel_error *err)

@@ -49,7 +49,7 @@ const struct verb verb_table[VERB_COUNT] = {
      "accelctl submit --pass-env HF_TOKEN --wait train.py\twait for the end; the exit code is "
      "the job's\n",
      true},
-    {VERB_PS, "ps", "list,ls", "[options] [ID...]", "list jobs",
+    {VERB_PS, "ps", "list,ls,jobs,queue", "[options] [ID...]", "list jobs",
      "Lists your jobs that have not ended; -a lists the ended ones too, -A those of all users.",
      "accelctl ps\tmy jobs\n"
      "accelctl ps -a --since -1d\teverything of the last day\n"
@@ -202,8 +202,8 @@ const struct option_row option_table[] = {
      "run a Python module; what follows are its arguments"},
     {OPT_WRAP, "wrap", 0, "", TEXT("LINE"), RUN, "run a line of shell instead of a program"},
     {OPT_SYNC, "sync", 0, "workdir-sync", TEXT("DIR"), RUN,
-     "send this directory along: the job runs in a copy of it on every node; without it, paths "
-     "must be shared between the nodes"},
+     "send this directory along: the job runs in a copy of it on every node, and paths into it are "
+     "moved there; without it, paths must be shared between the nodes"},
     {OPT_SYNC_EXCLUDE, "sync-exclude", 0, "", LIST("PATTERN"), RUN,
      "leave these files out (tar's patterns; DIR/.accelignore has more, one a line); repeatable"},
     {OPT_LABEL, "label", 'l', "label-io", FLAG, V(LAUNCH) | V(LOGS),

@@ -92,11 +92,26 @@ static void suggest_among(const char *list, const char *name, unsigned *best, co
     }
 }
 
+/* What people type who come from elsewhere, where no spelling of ours is near. */
+static const struct {
+    const char *name, *ours;
+} other_words[] = {
+    {"attach", "logs -f"}, {"diagnose", "doctor"}, {"enroll", "node token"}, {"exec", "launch"},
+    {"history", "ps -a"},  {"info", "describe"},   {"join", "node token"},   {"login", "user cert"},
+    {"rm", "cancel"},      {"sacct", "ps -a"},     {"sbatch", "submit"},     {"scancel", "cancel"},
+    {"sinfo", "nodes"},    {"squeue", "ps"},       {"srun", "launch"},       {"start", "submit"},
+    {"status", "ps"},      {"tail", "logs -f"},    {"token", "node token"},  {"top", "ps"},
+};
+
 const char *verb_suggest(const char *name)
 {
     unsigned best = suggest_distance(name) + 1;
     const char *found = NULL;
 
+    for (size_t i = 0; i < ARRAY_LEN(other_words); i++) {
+        if (strcmp(other_words[i].name, name) == 0)
+            return other_words[i].ours;
+    }
     for (size_t i = 0; i < VERB_COUNT; i++) {
         suggest_among(verb_table[i].name, name, &best, &found, verb_table[i].name);
         suggest_among(verb_table[i].aliases, name, &best, &found, verb_table[i].name);

@@ -294,6 +294,16 @@ static int not_executable(struct builder *b, const char *name, const char *why, 
     return fail_with(b, EXIT_CODE_NOT_EXECUTABLE);
 }
 
+/* Names are the caller's, also those of a directory that travels along. */
+static const char *where_else(struct builder *b, const char *name)
+{
+    const char *path = option_given(b->o, OPT_SYNC)
+                           ? arena_printf(b->a, "%s/%s", b->o->v[OPT_SYNC].text, name)
+                           : NULL;
+
+    return path && access(path, F_OK) == 0 ? quoted(b, path) : "ls, from this directory";
+}
+
 static int add_program(struct builder *b, const char *name)
 {
     char *denied = NULL;
@@ -315,7 +325,7 @@ static int add_program(struct builder *b, const char *name)
     }
     if (stat(name, &st) < 0)
         return errno == EACCES ? not_executable(b, name, strerror(errno), "another program")
-                               : not_found(b, name, strerror(errno), "ls, from this directory");
+                               : not_found(b, name, strerror(errno), where_else(b, name));
     if (S_ISDIR(st.st_mode))
         return not_executable(b, name, "it is a directory", "the program in it");
     if (access(name, X_OK) < 0)
@@ -340,7 +350,7 @@ static int add_script(struct builder *b, const char *script)
     int r;
 
     if (stat(script, &st) < 0)
-        return not_found(b, script, strerror(errno), "ls, from this directory");
+        return not_found(b, script, strerror(errno), where_else(b, script));
     if (S_ISDIR(st.st_mode))
         return not_executable(b, script, "it is a directory", "the script in it");
     if (access(script, R_OK) < 0)

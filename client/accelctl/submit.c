@@ -59,6 +59,30 @@ static int pack(const struct options *o, struct submission *s, struct accel_erro
     return 0;
 }
 
+static bool is_below(const char *path, const char *dir)
+{
+    size_t len = strlen(dir);
+    return !strncmp(path, dir, len) && (path[len] == '/' || path[len] == '\0');
+}
+
+/* The job begins at the top of what it brings, so a relative path that leads there from elsewhere
+ * is made absolute: the node moves absolute ones. A word without '/' may be anything. */
+static void make_absolute(struct submission *s, const char *cwd)
+{
+    char path[PATH_MAX];
+
+    if (is_below(cwd, s->archive.source)) /* then the job begins in the same place of the copy */
+        return;
+    for (size_t i = 0; i < s->spec.n_argv; i++) {
+        ProtobufCBinaryData *arg = &s->spec.argv[i];
+        if (arg->len == 0 || arg->data[0] == '/' || !memchr(arg->data, '/', arg->len) ||
+            !realpath((const char *)arg->data, path) || !is_below(path, s->archive.source))
+            continue;
+        arg->data = (uint8_t *)arena_strdup(&s->arena, path);
+        arg->len = strlen(path);
+    }
+}
+
 int submission_prepare(const struct cli *cli, struct submission *s)
 {
     char cwd[PATH_MAX];
@@ -81,8 +105,11 @@ int submission_prepare(const struct cli *cli, struct submission *s)
         cli_error_text(err.text);
         return code;
     }
-    if (option_given(&cli->opt, OPT_SYNC) && pack(&cli->opt, s, &err) < 0)
-        return cli_error(&err);
+    if (option_given(&cli->opt, OPT_SYNC)) {
+        if (pack(&cli->opt, s, &err) < 0)
+            return cli_error(&err);
+        make_absolute(s, cwd);
+    }
     if (s->spec.n_argv > 1 && strstr((const char *)s->spec.argv[0].data, "python"))
         s->python = (const char *)s->spec.argv[0].data;
     request_id_make(s->id);

@@ -118,7 +118,7 @@ static int user_revoke(struct user_call *u, struct accel_error *err)
     int r = session_call(u->session, "/accel.v1.Trust/RevokeUser", &req.base,
                          &accel__v1__revoke_user_reply__descriptor, on_revoked, u, err);
     if (r == 0)
-        cli_say("%u certificates revoked", u->revoked);
+        cli_say("%u certificate%s revoked", u->revoked, u->revoked == 1 ? "" : "s");
     return r;
 }
 

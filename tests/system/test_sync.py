@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""--sync: a directory that travels with the job, by content, unpacked once and kept for its life."""
+"""--sync: a directory that travels with the job, by content, unpacked once, kept for its life."""
 import glob
 import os
 import re
@@ -13,7 +13,8 @@ from accel_test import check, check_equal, main, test  # noqa: E402
 def make_project(c):
     """A project with a module, a script, a link, an executable, and what must stay at home."""
     files = {"train.py": "import os, sys\nfrom pkg import model\n"
-                         "print(model.NAME, os.getcwd() == os.path.dirname(__file__), sys.argv[1:])\n",
+                         "print(model.NAME, os.getcwd() == os.path.dirname(__file__),"
+                         " sys.argv[1:])\n",
              "pkg/__init__.py": "", "pkg/model.py": "NAME = 'small'\n",
              "run.sh": "#!/bin/sh\necho \"I am $0 in $(pwd)\"\n",
              "data/huge.bin": "x" * 1000, "notes.tmp": "not needed", ".git/HEAD": "ref: x\n",
@@ -43,7 +44,7 @@ def launch_in_copy(c):
     out = c.ok("launch", "--sync", project, "--sync-exclude", "*.tmp", "--sync-exclude", "data",
                os.path.join(project, "train.py"), "--epochs", "3", project + "/data").out
     tree, = trees(c)
-    check_equal(out.strip(), "small True ['--epochs', '3', '%s/data']" % tree, "what the script saw")
+    check_equal(out.strip(), "small True ['--epochs', '3', '%s/data']" % tree, "what it saw")
     found = sorted(os.path.relpath(os.path.join(d, n), tree)
                    for d, _, names in os.walk(tree) for n in names if "__pycache__" not in d)
     check_equal(found, ["link.py", "pkg/__init__.py", "pkg/model.py", "run.sh", "train.py"],
@@ -55,6 +56,18 @@ def launch_in_copy(c):
     second = [t for t in trees(c) if t != tree][0]
     check_equal(out.strip(), "I am %s/run.sh in %s" % (second, second), "a program of the copy")
     check(not os.path.exists(second + "/pkg"), ".accelignore is obeyed")
+
+
+@test("--sync DIR DIR/script from elsewhere: paths as the caller's shell completes them")
+def relative(c):
+    project = make_project(c)
+    above = os.path.dirname(project)
+    out = c.ok("launch", "--sync", "project", "project/train.py", "project/pkg", "pkg",
+               cwd=above).out
+    tree, = trees(c)
+    check_equal(out.strip(), "small True ['%s/pkg', 'pkg']" % tree, "moved, and left alone")
+    result = c.fails(127, "launch", "--sync", "project", "train.py", cwd=above)
+    check("try: project/train.py" in result.err, "%s", result)
 
 
 @test("the same content is sent and fetched once; a changed file makes another archive")
