@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The tarball of scripts/bundle: runs from any folder, without root, beside nothing but a C library."""
+"""The tarball of scripts/bundle: runs from any folder, without root, beside only a C library."""
 import glob
 import json
 import os
@@ -56,7 +56,8 @@ def inside(root, *args):
     """As nobody, in mount and pid namespaces of its own: its daemons end with it."""
     script = ("set -e; mount -t proc proc \"$0/proc\"; mount --bind /dev \"$0/dev\"; "
               "exec chroot --userspec=%d:%d \"$0\" \"$@\"" % (NOBODY, NOBODY))
-    return sh("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, root, *args,
+    return sh("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, root,
+              *args,
               env={"PATH": os.environ["PATH"], "HOME": "/tmp"})
 
 
