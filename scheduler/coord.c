@@ -194,6 +194,14 @@ struct call *call_new(struct coord *c, uint64_t id, enum call_kind kind)
 
 void call_free(struct coord *c, struct call *call)
 {
+    struct call *part;
+
+    while ((part = LIST_FIRST(&call->parts))) {
+        log_part_cancel(c, part);
+        call_free(c, part);
+    }
+    if (call->whole)
+        LIST_REMOVE(call, of_whole);
     if (call->job)
         LIST_REMOVE(call, of_job);
     if (call->node && call->kind != CALL_SESSION)
@@ -204,6 +212,7 @@ void call_free(struct coord *c, struct call *call)
         c->user_calls--;
     HASH_DELETE(hh, c->calls, call);
     free(call->request);
+    free(call->joined);
     free(call->peer_node);
     free(call);
 }
@@ -394,14 +403,13 @@ void coord_destroy(struct coord *c)
 {
     if (!c)
         return;
-    struct call *call, *next_call;
     struct node *n, *next_node;
     struct user *u, *next_user;
     struct request *r, *next_request;
 
     c->is_closing = true;
-    HASH_ITER(hh, c->calls, call, next_call)
-        call_free(c, call);
+    while (c->calls)
+        call_free(c, c->calls);
     while (c->job_count)
         job_free(c, c->jobs[c->job_count - 1]);
     HASH_ITER(hh, c->nodes, n, next_node)

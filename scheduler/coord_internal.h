@@ -196,11 +196,12 @@ enum session_event {
     SESSION_EVENT_COUNT
 };
 
-enum call_kind { CALL_WATCH, CALL_LOG, CALL_INPUT, CALL_EVENTS, CALL_SESSION };
+enum call_kind { CALL_WATCH, CALL_LOG, CALL_LOG_PART, CALL_INPUT, CALL_EVENTS, CALL_SESSION };
 struct call { /* a call that was not answered in the step that opened it */
     uint64_t id;
     enum call_kind kind;
-    const struct user *user; /* whose; NULL: of a node, or of nobody who is known by a job or role */
+    const struct user
+        *user;         /* whose; NULL: of a node, or of nobody who is known by a job or role */
     struct job *job;   /* CALL_WATCH, CALL_LOG, CALL_INPUT */
     struct node *node; /* CALL_LOG and CALL_INPUT once forwarded; CALL_SESSION once known */
     bool is_owner;     /* CALL_WATCH */
@@ -209,9 +210,15 @@ struct call { /* a call that was not answered in the step that opened it */
     char *peer_node;  /* CALL_SESSION of a certificate: the only node it may be; else NULL */
     uint8_t *request; /* CALL_LOG: packed LogReadRequest while parked */
     size_t request_len;
+    /* CALL_LOG over several nodes: one CALL_LOG_PART to each, whose id is not the transport's */
+    LIST_HEAD(, call) parts;
+    struct call *whole; /* CALL_LOG_PART */
+    bool is_split, is_waiting, has_unended;
+    uint8_t *joined; /* packed answers, one after the other */
+    size_t joined_len;
     uint64_t filter_job; /* CALL_EVENTS */
     char filter_node[LIMIT_NAME_BYTES + 1];
-    LIST_ENTRY(call) of_job, of_node, of_events;
+    LIST_ENTRY(call) of_job, of_node, of_events, of_whole;
     UT_hash_handle hh;
 };
 
@@ -279,6 +286,7 @@ struct coord {
     struct node *nodes;  /* in order of joining */
     struct call *calls;
     uint32_t user_calls; /* of kinds other than CALL_SESSION */
+    uint64_t part_next;  /* number of the next CALL_LOG_PART */
     LIST_HEAD(, call) event_calls;
     struct request *requests;
     struct request_list requests_by_age;
@@ -297,7 +305,7 @@ struct coord {
     struct record *loose; /* events, requests, environments, deletes */
     size_t loose_count, loose_cap;
     struct arena loose_arena;
-    struct coord_batch *out; /* of the running step */
+    struct coord_batch *out;        /* of the running step */
     const struct rpc_identity *who; /* same: of a call; else NULL */
 };
 
@@ -456,6 +464,7 @@ void call_session(struct coord *c, const struct coord_event *ev); /* any rpc_typ
 uint32_t node_remove(struct coord *c, struct node *n);
 void logs_attempt_changed(struct coord *c, struct job *j); /* parked reads may go on */
 /* n: who says so; an answer to what another was asked is none. */
+void log_part_cancel(struct coord *c, const struct call *part);
 void logs_answer(struct coord *c, const struct node *n, const Accel__V1__LogData *msg);
 void input_answer(struct coord *c, const struct node *n, const Accel__V1__InputDone *msg);
 void node_fail_calls(struct coord *c, struct node *n, const char *why);

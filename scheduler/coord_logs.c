@@ -3,7 +3,8 @@
  * coord_logs.c - the way of output and input between users and the agent that has them: Logs.Read
  * and Jobs.Input are forwarded to the node of the attempt and answered with what comes back. Reads
  * of an attempt that does not exist yet are parked here. Nothing is buffered: one read, one answer,
- * which is the flow control.
+ * which is the flow control. A read over several nodes is one read of each; their answers are
+ * joined, and one that waits is answered with the first that brings something.
  */
 #include "scheduler/coord_internal.h"
 
@@ -54,7 +55,12 @@ static void log_nothing(struct coord *c, uint64_t call, uint32_t attempt)
  * has started. */
 static bool log_is_early(const struct job *j, const struct attempt *a)
 {
-    return !a || (a->end_ms == 0 && j->state == JOB_STARTING && !a->shares[0].started);
+    if (!a || a->end_ms || j->state != JOB_STARTING)
+        return !a;
+    for (size_t i = 0; i < a->share_count; i++)
+        if (!a->shares[i].started)
+            return true;
+    return false;
 }
 
 static bool attempt_had_process(const struct attempt *a)
@@ -65,41 +71,183 @@ static bool attempt_had_process(const struct attempt *a)
     return a->end_ms == 0;
 }
 
-/* The attempt exists: to its node. Jobs span one node so far: the first share has all ranks. */
-static void log_forward(struct coord *c, uint64_t call_id, struct job *j, const struct attempt *a,
-                        const Accel__V1__LogReadRequest *rq)
+/* --- reads over several nodes --- */
+
+static bool share_has(const struct share *s, uint32_t rank)
+{
+    return rank >= s->first_rank && rank - s->first_rank < s->local_size;
+}
+
+static bool share_had_process(const struct share *s)
+{
+    for (uint32_t i = 0; i < s->local_size; i++)
+        if (s->attempt->workers[s->first_rank + i].pid)
+            return true;
+    return false;
+}
+
+/* What of the request is about ranks of this node; NULL: nothing. */
+static Accel__V1__LogReadRequest *part_request(struct coord *c, const struct share *s,
+                                               const Accel__V1__LogReadRequest *rq)
+{
+    struct arena *a = &c->out->arena;
+    Accel__V1__LogReadRequest *part = ARENA_NEW(a, Accel__V1__LogReadRequest);
+
+    *part = *rq;
+    part->n_cursors = part->n_ranks = 0;
+    part->cursors = ARENA_ARRAY(a, Accel__V1__LogCursor *, rq->n_cursors + 1);
+    part->ranks = ARENA_ARRAY(a, uint32_t, rq->n_ranks + s->local_size);
+    for (size_t i = 0; i < rq->n_cursors; i++)
+        if (share_has(s, rq->cursors[i]->rank))
+            part->cursors[part->n_cursors++] = rq->cursors[i];
+    for (size_t i = 0; i < rq->n_ranks && rq->n_cursors == 0; i++)
+        if (share_has(s, rq->ranks[i]))
+            part->ranks[part->n_ranks++] = rq->ranks[i];
+    for (uint32_t i = 0; rq->n_cursors == 0 && rq->n_ranks == 0 && i < s->local_size; i++)
+        part->ranks[part->n_ranks++] = s->first_rank + i;
+    bool is_asked = part->n_cursors || part->n_ranks;
+    return is_asked && share_had_process(s) ? part : NULL;
+}
+
+static void send_read(struct coord *c, struct node *n, uint64_t id, uint32_t attempt,
+                      const Accel__V1__LogReadRequest *rq)
 {
     Accel__V1__LogRead read = ACCEL__V1__LOG_READ__INIT;
     Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
-    const char *name = a->share_count ? a->shares[0].node_name : "?";
+
+    read.id = id;
+    read.attempt = attempt;
+    read.request = (Accel__V1__LogReadRequest *)rq;
+    down.body_case = ACCEL__V1__COORD_DOWN__BODY_LOG_READ;
+    down.log_read = &read;
+    node_send(c, n, &down);
+}
+
+void log_part_cancel(struct coord *c, const struct call *part)
+{
+    Accel__V1__LogCancel cancel = ACCEL__V1__LOG_CANCEL__INIT;
+    Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
+
+    if (c->is_closing)
+        return;
+    cancel.id = part->id;
+    down.body_case = ACCEL__V1__COORD_DOWN__BODY_LOG_CANCEL;
+    down.log_cancel = &cancel;
+    node_send(c, part->node, &down);
+}
+
+/* True if that node cannot be asked now: the read is parked, or was failed. */
+static bool log_is_away(struct coord *c, uint64_t call_id, struct job *j, const struct attempt *a,
+                        const char *name, const Accel__V1__LogReadRequest *rq)
+{
     struct node *n = node_find(c, name);
+    bool is_coming = n && !n->session && n->grace.node.pos != 0;
+
+    if (is_coming) { /* within the grace: node_resume_parked() or node_fail_parked() goes on */
+        struct call *call = call_park(c, call_id, j, rq);
+        call_set_node(call, n);
+        return true;
+    }
+    if (n && n->session)
+        return false;
+    out_fail(c, call_id, ACCEL_EUNAVAIL,
+             "the logs of job %llu attempt %u are on node %s\nwhy: its acceld is away\n"
+             "try: again when it is back",
+             (unsigned long long)j->id, a->number, name);
+    return true;
+}
+
+#define PART_ID        (1ull << 63) /* above all numbers of the transport's calls */
+#define PART_BYTES_MIN 4096u        /* of one node's answer, where many share one */
+
+static void log_split(struct coord *c, uint64_t call_id, struct job *j, const struct attempt *a,
+                      const Accel__V1__LogReadRequest *rq)
+{
+    struct arena *arena = &c->out->arena;
+    Accel__V1__LogReadRequest **parts =
+        ARENA_ARRAY(arena, Accel__V1__LogReadRequest *, a->share_count);
+    uint32_t count = 0, max_bytes = rq->max_bytes ? rq->max_bytes : LIMIT_LOG_CHUNK_BYTES;
+
+    for (size_t i = 0; i < a->share_count; i++) {
+        parts[i] = part_request(c, &a->shares[i], rq);
+        if (parts[i] && log_is_away(c, call_id, j, a, a->shares[i].node_name, rq))
+            return;
+        count += parts[i] != NULL;
+    }
+    if (count == 0) {
+        log_nothing(c, call_id, a->number);
+        return;
+    }
+    struct call *whole = call_new(c, call_id, CALL_LOG);
+    call_set_job(whole, j);
+    whole->is_split = true;
+    whole->is_waiting = rq->wait;
+    for (size_t i = 0; i < a->share_count; i++) {
+        if (!parts[i])
+            continue;
+        struct call *part = call_new(c, PART_ID | c->part_next++, CALL_LOG_PART);
+        part->whole = whole;
+        LIST_INSERT_HEAD(&whole->parts, part, of_whole);
+        call_set_node(part, node_find(c, a->shares[i].node_name));
+        parts[i]->max_bytes = MAX(max_bytes / count, PART_BYTES_MIN);
+        send_read(c, part->node, part->id, a->number, parts[i]);
+    }
+}
+
+/* Packed messages one after the other are one message: lists are joined. */
+static void whole_answer(struct coord *c, struct call *whole)
+{
+    ProtobufCAllocator alloc;
+    Accel__V1__LogReadReply *reply = accel__v1__log_read_reply__unpack(
+        arena_allocator(&c->out->arena, &alloc), whole->joined_len, whole->joined);
+    uint64_t id = whole->id;
+
+    CHECK(reply);
+    reply->ended = !whole->has_unended && LIST_EMPTY(&whole->parts);
+    call_free(c, whole);
+    out_end(c, id, &reply->base);
+}
+
+static void part_answer(struct coord *c, struct call *part, const Accel__V1__LogData *msg)
+{
+    struct call *whole = part->whole;
+
+    call_free(c, part);
+    if (msg->code || !msg->reply) {
+        uint64_t id = whole->id;
+        call_free(c, whole);
+        out_fail(c, id, accel_error_from_grpc(msg->code ? msg->code : 13), "%s", msg->text);
+        return;
+    }
+    size_t len = accel__v1__log_read_reply__get_packed_size(msg->reply);
+    whole->joined = xrealloc(whole->joined, whole->joined_len + len + 1);
+    whole->joined_len +=
+        accel__v1__log_read_reply__pack(msg->reply, whole->joined + whole->joined_len);
+    whole->has_unended |= !msg->reply->ended;
+    if (LIST_EMPTY(&whole->parts) || (whole->is_waiting && msg->reply->n_chunks))
+        whole_answer(c, whole);
+}
+
+/* The attempt exists: to its node. */
+static void log_forward(struct coord *c, uint64_t call_id, struct job *j, const struct attempt *a,
+                        const Accel__V1__LogReadRequest *rq)
+{
+    const char *name = a->share_count ? a->shares[0].node_name : "?";
 
     if (!attempt_had_process(a)) {
         log_nothing(c, call_id, a->number);
         return;
     }
-    bool is_coming = n && !n->session && n->grace.node.pos != 0;
-    if (is_coming) { /* within the grace: node_resume_parked() or node_fail_parked() goes on */
-        struct call *call = call_park(c, call_id, j, rq);
-        call_set_node(call, n);
+    if (a->share_count > 1) {
+        log_split(c, call_id, j, a, rq);
         return;
     }
-    if (!n || !n->session) {
-        out_fail(c, call_id, ACCEL_EUNAVAIL,
-                 "the logs of job %llu attempt %u are on node %s\nwhy: its acceld is away\n"
-                 "try: again when it is back",
-                 (unsigned long long)j->id, a->number, name);
+    if (log_is_away(c, call_id, j, a, name, rq))
         return;
-    }
     struct call *call = call_new(c, call_id, CALL_LOG);
     call_set_job(call, j);
-    call_set_node(call, n);
-    read.id = call_id;
-    read.attempt = a->number;
-    read.request = (Accel__V1__LogReadRequest *)rq;
-    down.body_case = ACCEL__V1__COORD_DOWN__BODY_LOG_READ;
-    down.log_read = &read;
-    node_send(c, n, &down);
+    call_set_node(call, node_find(c, name));
+    send_read(c, call->node, call_id, a->number, rq);
 }
 
 void call_log_read(struct coord *c, const struct coord_event *ev)
@@ -134,7 +282,7 @@ void logs_attempt_changed(struct coord *c, struct job *j)
 
     for (call = LIST_FIRST(&j->calls); call; call = next) {
         next = LIST_NEXT(call, of_job);
-        if (call->kind != CALL_LOG || call->node)
+        if (call->kind != CALL_LOG || call->node || call->is_split)
             continue;
         const Accel__V1__LogReadRequest *rq = call_request(c, call);
         const struct attempt *a = attempt_find(j, rq->attempt);
@@ -159,10 +307,14 @@ static struct call *call_of(struct coord *c, uint64_t id, enum call_kind kind)
 
 void logs_answer(struct coord *c, const struct node *n, const Accel__V1__LogData *msg)
 {
-    struct call *call = call_of(c, msg->id, CALL_LOG);
+    struct call *call = call_of(c, msg->id, msg->id & PART_ID ? CALL_LOG_PART : CALL_LOG);
 
     if (!call || call->node != n)
         return; /* cancelled meanwhile, or not asked of it */
+    if (call->whole) {
+        part_answer(c, call, msg);
+        return;
+    }
     uint64_t id = call->id;
     call_free(c, call);
     if (msg->code || !msg->reply)
@@ -193,7 +345,8 @@ void call_input(struct coord *c, const struct coord_event *ev)
         return;
     }
     struct attempt *a = attempt_find(j, 0);
-    if (j->state == JOB_PENDING || !a->shares[0].node || !a->shares[0].node->session) {
+    bool is_early = a && a->share_count > 1 && !a->shares[0].started;
+    if (j->state == JOB_PENDING || is_early || !a->shares[0].node || !a->shares[0].node->session) {
         out_fail(c, ev->call, ACCEL_EUNAVAIL, "job %llu takes no input now",
                  (unsigned long long)j->id);
         return;
@@ -267,6 +420,7 @@ void node_fail_calls(struct coord *c, struct node *n, const char *why)
     struct call *call;
 
     while ((call = LIST_FIRST(&n->calls))) {
+        call = call->whole ? call->whole : call;
         uint64_t id = call->id;
         call_free(c, call);
         out_fail(c, id, ACCEL_EUNAVAIL,
