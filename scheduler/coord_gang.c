@@ -294,6 +294,19 @@ void gang_share_lost(struct coord *c, struct share *s, const char *text)
     gang_share_ended(c, s);
 }
 
+/* What its node says of the end; in a gang of several, which node where no rank tells it. */
+static void note_text(struct coord *c, struct attempt *a, const Accel__V1__AttemptEnded *m)
+{
+    bool is_of_node = is_origin(a->cause) || a->cause == ACCEL__V1__CAUSE__CAUSE_START_FAILED;
+
+    job_set_text(&a->text, m->text);
+    for (size_t i = 0; i < a->share_count && is_of_node && has_several(a) && m->n_ranks; i++) {
+        const struct share *s = &a->shares[i];
+        if (m->ranks[0]->rank - s->first_rank < s->local_size) /* unsigned: not before it either */
+            job_set_text(&a->text, arena_printf(&c->out->arena, "%s: %s", s->node_name, m->text));
+    }
+}
+
 /* The first failing rank of the gang is the one that was reaped first: receive time minus age, no
  * wall clocks. */
 void gang_note_end(struct coord *c, struct attempt *a, const Accel__V1__AttemptEnded *m)
@@ -317,7 +330,7 @@ void gang_note_end(struct coord *c, struct attempt *a, const Accel__V1__AttemptE
     if (!is_worse && !is_first && !is_older)
         return;
     a->cause = cause;
-    job_set_text(&a->text, m->text);
+    note_text(c, a, m);
 }
 
 /* --- nodes that go and come --- */

@@ -188,6 +188,19 @@ void history_done(struct coord *c)
 
 /* --- what people see --- */
 
+#define NODES_NAMED_MAX 4u /* in one line of the history; of more, how many */
+
+static const char *nodes_text(struct arena *a, const struct attempt *at)
+{
+    const char *text = at->share_count ? at->shares[0].node_name : "?";
+
+    if (at->share_count > NODES_NAMED_MAX)
+        return arena_printf(a, "%s and %zu other nodes", text, at->share_count - 1);
+    for (size_t i = 1; i < at->share_count; i++)
+        text = arena_printf(a, "%s, %s", text, at->shares[i].node_name);
+    return text;
+}
+
 static const char *derived_text(struct coord *c, const struct history_event *e)
 {
     struct arena *a = &c->out->arena;
@@ -202,7 +215,7 @@ static const char *derived_text(struct coord *c, const struct history_event *e)
         if (!e->attempt || !at)
             return "";
         return arena_printf(a, "attempt %u is starting %u processes on %s", e->attempt,
-                            at->world_size, at->share_count ? at->shares[0].node_name : "?");
+                            at->world_size, nodes_text(a, at));
     case EVENT_ATTEMPT_RUNNING: return arena_printf(a, "attempt %u: every rank runs", e->attempt);
     case EVENT_ATTEMPT_ENDED:
         if (!e->attempt || !at)
