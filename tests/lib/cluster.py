@@ -105,13 +105,13 @@ class Holder:
 
 class Host:
     def __init__(self, net, name, number):
-        self.net, self.name = net, name
+        self.net, self.name, self.number = net, name, number
         self.address, self.ifname = "10.77.0.%d" % number, "lan%d" % number
         self.port = "port%d" % number  # of the bridge
         self.state = os.path.join(net.c.state_home, name)  # /srv/state there
         folder = os.path.join(net.c.dir, "hosts", name)
-        os.makedirs(folder)
-        os.makedirs(self.state, mode=0o700)
+        os.makedirs(folder, exist_ok=True)
+        os.makedirs(self.state, mode=0o700, exist_ok=True)
         with open(os.path.join(folder, "machine-id"), "w") as f:
             f.write("%032x\n" % (0xabc0 + number))
         with open(os.path.join(folder, "hosts"), "w") as f:  # as Debian's installer writes it
@@ -244,6 +244,14 @@ class Network:
 
     def plug(self, name):
         self.on_switch("ip link set %s up" % self.hosts[name].port)
+
+    def power_cut(self, name):
+        """All that runs there is gone, and nobody is told; its files stay."""
+        self.hosts[name].close()
+
+    def boot(self, name):
+        self.hosts[name] = Host(self, name, self.hosts[name].number)
+        self.connect(self.hosts[name])
 
     def start_coordinator(self, **how):
         self.head.daemon("accel-coordinator", "--listen", "unix:/run/coordinator.sock", "--listen",

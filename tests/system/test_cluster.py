@@ -85,7 +85,7 @@ def shared(c, net):
 
     launch = c.start("launch", "--nodes", "2", "--procs", "2", "--devices", "cpu", "--max-restarts",
                      "1", "--python", PYTHON, "/srv/shared/charlm.py", "--data", "/srv/shared/text",
-                     "--snapshot", "/srv/shared/charlm.pt", "--steps", "60", *CHARLM)
+                     "--snapshot", "/srv/shared/charlm.pt", "--steps", "30", *CHARLM)
     launch.expect(r"snapshot of step 10 in ", SLOW_S)
     ranks = c.ranks(2)
     check_equal([(r["rank"], r["node"]) for r in ranks],
@@ -158,6 +158,22 @@ def kills(c, net):
     for rank, name in BOTH:
         check_equal(c.ok("logs", "--rank", rank, "1").out, "one %s %s\ntwo %s %s\n" % (
             rank, name, rank, name), "logs")
+
+
+@cluster_test("power is cut on a node: when it is back the gang starts again, nothing waits for the "
+              "dead", "n1", "n2")
+def power(c, net):
+    launch, gate = talk(c, "--max-restarts", "1")
+    net.power_cut("n2")
+    net.boot("n2")
+    net.start_acceld("n2")
+    for _ in range(2):
+        launch.expect("one")
+    gate.open(2)
+    result = launch.finish()
+    check_equal((result.rc, said(result, "two")), (0, BOTH), str(result))
+    check("attempt 1 ended: n2: the shim was killed" in result.err, "why is told: %s", result)
+    check_equal(len(c.describe(1)["attempts"]), 2, "attempts")
 
 
 @cluster_test("node remove of a node that runs a part of a job: the job starts again on the others",
