@@ -660,9 +660,6 @@ int spawn_run(int fd, const char *attempts_dir, const struct identity_rules *rul
     if (rules->is_switching) {
         umask(007); /* acceld's group may read what is made for it */
     }
-    if (rules->is_switching) {
-        umask(007); /* acceld's group may read what is made for it */
-    }
     int r = spawn_init(sp, fd, attempts_dir);
     if (r < 0) {
         return 1;
