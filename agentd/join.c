@@ -84,7 +84,9 @@ static int take_token_text(struct acceld_options *o, char **ret_text, struct acc
     if (o->join && strcmp(o->join, "-") == 0)
         r = read_stdin(ret_text, err);
     else if (o->join && o->join[0] == '@')
-        r = read_text(o->join + 1, ret_text, err);
+        r = read_text(o->join + 1, ret_text, err) < 0
+                ? error_wrap(err, err->code, "cannot read the enrolment token")
+                : 0;
     else if (o->join)
         *ret_text = xstrdup(o->join);
     else if (env && env[0])

@@ -15,6 +15,7 @@
 #include "agentd/identity.h"
 #include "common/limits.h"
 #include "common/path.h"
+#include "common/remote.h"
 #include "common/str.h"
 
 struct raw { /* as the table fills it */
@@ -159,9 +160,22 @@ static int copy(char *to, size_t size, const char *name, const char *value, stru
     return 0;
 }
 
+/* HOST:PORT and HOST are tcp:HOST:PORT from here on. */
+static int take_coordinator(struct acceld_options *o, const char *value, struct accel_error *err)
+{
+    struct remote_address address;
+    bool is_plain = value && strncmp(value, "unix:", 5) != 0 && strncmp(value, "tcp:", 4) != 0;
+    int r = is_plain ? remote_address_parse(value, &address, err) : 0;
+    if (r == 0)
+        r = copy(o->coordinator, sizeof(o->coordinator) - 4, "coordinator", value, err);
+    if (r == 0 && is_plain)
+        snprintf(o->coordinator, sizeof(o->coordinator), "tcp:%s", value);
+    return r;
+}
+
 static int take(struct acceld_options *o, const struct raw *raw, struct accel_error *err)
 {
-    int r = copy(o->coordinator, sizeof(o->coordinator), "coordinator", raw->coordinator, err);
+    int r = take_coordinator(o, raw->coordinator, err);
     if (r == 0)
         r = copy(o->state_dir, sizeof(o->state_dir), "state-dir", raw->state_dir, err);
     if (r == 0)

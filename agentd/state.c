@@ -105,6 +105,19 @@ static bool wait_for_dying(const char *path)
     return pidfd < 0 || poll(&p, 1, LOCK_WAIT_MS) > 0;
 }
 
+static int fail_held(const struct state *s, const char *path, struct accel_error *err)
+{
+    AUTO_FREE char *pid = NULL;
+    size_t len;
+    bool is_known = path_read_all(AT_FDCWD, path, NUMBER_FILE_BYTES, &pid, &len, NULL) == 0;
+    if (is_known)
+        pid[strcspn(pid, "\n")] = 0;
+    return error_set(err, ACCEL_EBUSY,
+                     "another acceld has the state directory %s\n"
+                     "why: pid %s holds %s\ntry: end that one first, or use another --state-dir",
+                     s->dir, is_known ? pid : "(unknown)", path);
+}
+
 static int lock(struct state *s, struct accel_error *err)
 {
     char path[PATH_MAX], pid[32];
@@ -115,7 +128,7 @@ static int lock(struct state *s, struct accel_error *err)
     for (int i = 0; r == ACCEL_EBUSY && i < LOCK_TRIES && wait_for_dying(path); i++)
         r = path_lock(path, false, &s->lock_fd, err);
     if (r == ACCEL_EBUSY)
-        return error_set(err, ACCEL_EBUSY, "another acceld has the state directory %s", s->dir);
+        return fail_held(s, path, err);
     if (r < 0)
         return r;
     int len = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());

@@ -31,7 +31,8 @@ static int load_one(const char *dir, const char *name, char **ret_text, struct a
     int n = snprintf(path, sizeof(path), "%s/%s", dir, name);
     if (n < 0 || (size_t)n >= sizeof(path))
         return error_set(err, ACCEL_EINVAL, "%.200s: the path is too long", dir);
-    return path_read_all(AT_FDCWD, path, TLS_FILE_BYTES, ret_text, &len, err);
+    int r = path_read_all(AT_FDCWD, path, TLS_FILE_BYTES, ret_text, &len, err);
+    return r == 0 && strcmp(name, "node.key") == 0 ? path_check_secret(path, err) : r;
 }
 
 int tls_files_load(const char *dir, struct tls_files *ret, struct accel_error *err)

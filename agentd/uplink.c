@@ -137,11 +137,13 @@ static bool is_hasty(struct uplink *u)
     return false;
 }
 
+/* Once per change of the first line: those that follow may tell the time. */
 static void tell(struct uplink *u, const char *text)
 {
-    if (strncmp(u->told, text, sizeof(u->told) - 1) != 0)
+    int len = (int)MIN(strcspn(text, "\n"), sizeof(u->told) - 1);
+    if (strncmp(u->told, text, (size_t)len) != 0 || u->told[len])
         log_warn("no way to the coordinator yet: %s", text);
-    snprintf(u->told, sizeof(u->told), "%s", text);
+    snprintf(u->told, sizeof(u->told), "%.*s", len, text);
 }
 
 static void on_end(void *ctx, int code, const char *text)
@@ -204,8 +206,10 @@ static int connect_remote(struct uplink *u)
         r = u->remote->channel_create(u->loop, &config, &u->channel, &err);
         tls_files_done(&files);
     }
-    if (r < 0)
+    if (r < 0) {
+        error_wrap(&err, r, "cannot use key and certificates in %s", u->tls_dir);
         tell(u, err.text);
+    }
     return r;
 }
 
@@ -271,7 +275,7 @@ static int set_address(struct uplink *u, const char *address, const char *tls_di
     }
     if (strncmp(address, "unix:", 5) != 0 || address[5] != '/')
         return error_set(err, ACCEL_EINVAL,
-                         "%s is no address of a coordinator: unix:/PATH or tcp:HOST:PORT", address);
+                         "%s is no address of a coordinator: unix:/PATH or HOST[:PORT]", address);
     u->path = xstrdup(address + 5);
     u->dir = xstrdup(u->path);
     u->base = strrchr(u->path, '/') + 1;

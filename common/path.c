@@ -171,6 +171,21 @@ static int check_private(const char *path, struct accel_error *err)
     return 0;
 }
 
+int path_check_secret(const char *path, struct accel_error *err)
+{
+    struct stat st;
+    if (stat(path, &st) < 0) {
+        return error_sys(err, errno, "%s", path);
+    }
+    if ((st.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+        return error_set(err, ACCEL_EPERM,
+                         "%s can be read by others (mode %04o)\nwhy: it holds a private key\n"
+                         "try: chmod 600 '%s'; and if others were on this machine, make a new one",
+                         path, (unsigned)(st.st_mode & 07777), path);
+    }
+    return 0;
+}
+
 int path_make_private(const char *path, struct accel_error *err)
 {
     char dir[PATH_MAX];

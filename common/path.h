@@ -20,6 +20,8 @@ int path_state_dir(char *ret_path, size_t size, struct accel_error *err);
 /* Makes the directory and its parents (0700); an existing one must be a real directory of this uid
  * that nobody else may write (else ACCEL_EPERM with who owns it). */
 int path_make_private(const char *path, struct accel_error *err);
+/* A file that holds a private key must not be open to others: ACCEL_EPERM with what to do. */
+int path_check_secret(const char *path, struct accel_error *err);
 /* Opens path (O_CREAT, 0600, CLOEXEC) and takes an exclusive flock. ACCEL_EBUSY if another process
  * has it and !wait. */
 int path_lock(const char *path, bool wait, int *ret_fd, struct accel_error *err);

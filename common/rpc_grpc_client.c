@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/rpc_grpc_internal.h"
 
 #define KEEPALIVE_TIME_MS 20000
@@ -131,6 +132,45 @@ static void sent_end(struct sent *c, int code, const char *text)
     rpc_chan_end(&c->ch->chan, id, code, text);
 }
 
+/* Without what gRPC says of each address, "failed to connect to all addresses; last error: KIND: ".
+ */
+static const char *last_error(const char *details)
+{
+    static const char mark[] = "last error: ";
+    const char *at = strstr(details, mark);
+    if (!at)
+        return details;
+    at += sizeof(mark) - 1;
+    size_t kind = strspn(at, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_");
+    return kind > 0 && strncmp(at + kind, ": ", 2) == 0 ? at + kind + 2 : at;
+}
+
+/* The first line is the same for each try that fails in the same way; the clock comes after it. */
+static void no_connection(const struct grpc_chan *ch, const char *details, char *text, size_t size)
+{
+    char clock[40];
+    const char *why = "nobody serves that address, or something on the way is closed";
+    const char *hint = "does accel-coordinator run there, with --listen tcp:? may this machine "
+                       "reach that port?";
+    bool is_dated = strstr(details, "certificate verify failed") != NULL;
+    if (is_dated) {
+        why = "its certificate is of another authority, or not valid at this time";
+        hint = "compare the clocks of both machines; is it the coordinator that is meant?";
+    } else if (strstr(details, "Socket closed")) {
+        is_dated = true;
+        why = "it hung up in the handshake; does it accept this certificate (its authority, its "
+              "dates)?";
+        hint = "look into its log, and compare the clocks; or it is no coordinator";
+    } else if (strstr(details, "DNS resolution failed")) {
+        why = "the name is not known here, or no name server answers";
+        hint = "getent hosts NAME; or use an address";
+    }
+    clock_format_utc(clock_wall_ms(), clock, sizeof(clock));
+    snprintf(text, size, "cannot connect to %s: %.2000s\nwhy: %s%s%s\ntry: %s", ch->target,
+             last_error(details), why, is_dated ? "; this machine's clock says " : "",
+             is_dated ? clock : "", hint);
+}
+
 /* A status without our mark was made on the way: there is no connection, or it broke. */
 static void end_unmarked(struct sent *c, const char *details)
 {
@@ -142,11 +182,7 @@ static void end_unmarked(struct sent *c, const char *details)
     }
     channel_doom(ch); /* gRPC would connect again for the next call */
     if (!ch->was_ready) {
-        const char *hint = strstr(details, "Socket closed")
-                               ? "\nwhy: it hung up in the handshake; does it accept this "
-                                 "certificate (its authority, its dates)?"
-                               : "";
-        snprintf(text, sizeof(text), "cannot connect to %s: %.3000s%s", ch->target, details, hint);
+        no_connection(ch, details, text, sizeof(text));
         sent_end(c, ACCEL_EUNAVAIL, text);
     } else {
         snprintf(text, sizeof(text), "the connection to %s ended: %.3000s", ch->target, details);
@@ -419,10 +455,15 @@ static void on_state(struct wire_op *op, bool ok)
 static void on_timer(struct wire_timer *t)
 {
     struct grpc_chan *ch = CONTAINER_OF(t, struct grpc_chan, timer);
-    char text[400];
+    char text[600];
     int code = ch->was_ready ? ACCEL_ECLOSED : ACCEL_EUNAVAIL;
     snprintf(text, sizeof(text),
-             ch->was_ready ? "the connection to %s ended" : "%s does not answer", ch->target);
+             ch->was_ready ? "the connection to %s ended"
+                           : "%s does not answer\n"
+                             "why: neither an answer to its name nor a connection came in time\n"
+                             "try: is the address right? may this machine reach it, and its name "
+                             "server?",
+             ch->target);
     channel_doom(ch);
     struct rpc_list now;
     rpc_list_init(&now);
@@ -496,7 +537,8 @@ static grpc_channel *make_channel(const struct remote_channel_config *config, co
         int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
         int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
         int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, connect_ms), /* also of the first try */
-        int_arg(GRPC_ARG_DNS_ARES_QUERY_TIMEOUT_MS, connect_ms),
+        /* Half: a name of the hosts file is asked for as IPv6 too, and used after this time. */
+        int_arg(GRPC_ARG_DNS_ARES_QUERY_TIMEOUT_MS, connect_ms / 2),
         int_arg(GRPC_ARG_CLIENT_IDLE_TIMEOUT_MS, INT32_MAX),
     };
     grpc_channel_args all = {ARRAY_LEN(args), args};

@@ -54,7 +54,9 @@ static int read_pem(const struct enrol *e, const char *name, char **ret_pem,
     size_t len;
     int r = file_path(e, name, path, sizeof(path), err);
 
-    return r < 0 ? r : path_read_all(AT_FDCWD, path, PKI_PEM_BYTES, ret_pem, &len, err);
+    if (r == 0)
+        r = path_read_all(AT_FDCWD, path, PKI_PEM_BYTES, ret_pem, &len, err);
+    return r == 0 && strstr(name, ".key") ? path_check_secret(path, err) : r;
 }
 
 static int write_pem(const struct enrol *e, const char *name, const char *pem,

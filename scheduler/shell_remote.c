@@ -153,9 +153,15 @@ static int on_identify(void *ctx, const struct remote_peer *peer, struct rpc_ide
 
 static void on_handshake_refused(void *ctx, const char *text)
 {
-    char line[LIMIT_REASON_BYTES];
+    char line[LIMIT_REASON_BYTES], now[40];
 
-    snprintf(line, sizeof(line), "a handshake failed: %s", text);
+    if (strstr(text, "certificate verify failed")) /* the library does not say more */
+        snprintf(line, sizeof(line),
+                 "a handshake failed: the caller's certificate is of another authority, has expired"
+                 " or is not valid yet; this machine's clock says %s",
+                 clock_format_utc(clock_wall_ms(), now, sizeof(now)));
+    else
+        snprintf(line, sizeof(line), "a handshake failed: %s", text);
     shell_refused(ctx, COORD_REFUSED_HANDSHAKE, line);
 }
 
