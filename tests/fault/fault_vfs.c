@@ -30,6 +30,7 @@ struct sector {
 struct disk_file {
     char path[4400];
     int64_t synced_bytes; /* size at the last good sync */
+    int64_t top;          /* no sector from this one on is in sectors */
     struct sector *sectors;
     size_t count, cap;
 };
@@ -103,8 +104,7 @@ static struct disk_file *disk_of(const char *path)
 
 static void disk_clear(struct disk_file *d)
 {
-    free(d->sectors);
-    *d = (struct disk_file){.path = ""};
+    *d = (struct disk_file){.path = "", .sectors = d->sectors, .cap = d->cap};
 }
 
 void fault_vfs_forget(void)
@@ -119,8 +119,11 @@ void fault_vfs_forget(void)
 static void remember(struct fault_file *f, int64_t offset, int64_t len, bool by_truncate)
 {
     struct disk_file *d = f->disk;
+    sqlite3_int64 size = 0;
+    int r = f->real->pMethods->xFileSize(f->real, &size);
+    CHECK(r == SQLITE_OK);
     for (int64_t at = offset / SECTOR; d != NULL && at * SECTOR < offset + len; at++) {
-        size_t i = 0;
+        size_t i = at < d->top ? 0 : d->count;
         while (i < d->count && d->sectors[i].index != at) {
             i++;
         }
@@ -133,9 +136,7 @@ static void remember(struct fault_file *f, int64_t offset, int64_t len, bool by_
             d->sectors = xrealloc(d->sectors, d->cap * sizeof(d->sectors[0]));
         }
         struct sector *s = &d->sectors[d->count++];
-        sqlite3_int64 size = 0;
-        int r = f->real->pMethods->xFileSize(f->real, &size);
-        CHECK(r == SQLITE_OK);
+        d->top = MAX(d->top, at + 1);
         int64_t left = MAX(size - at * SECTOR, 0);
         *s = (struct sector){.index = at, .by_truncate = by_truncate,
                              .len = (unsigned)MIN(left, SECTOR)};
