@@ -28,6 +28,8 @@ mount --bind "$NET/w" /srv/shared
 mount --bind "$STATE" /srv/state
 mount --bind "$FOLDER/hosts" /etc/hosts
 mount --bind "$FOLDER/machine-id" /etc/machine-id
+mount --bind "$FOLDER/passwd" /etc/passwd
+mount --bind "$FOLDER/group" /etc/group
 mount -t tmpfs tmp /tmp && chmod 1777 /tmp
 mount -t tmpfs run /run && mkdir -m 700 /run/user
 mount -t tmpfs shm /dev/shm && chmod 1777 /dev/shm
@@ -111,11 +113,19 @@ class Host:
         self.state = os.path.join(net.c.state_home, name)  # /srv/state there
         folder = os.path.join(net.c.dir, "hosts", name)
         os.makedirs(folder, exist_ok=True)
-        os.makedirs(self.state, mode=0o700, exist_ok=True)
+        os.makedirs(self.state, mode=0o755, exist_ok=True)
         with open(os.path.join(folder, "machine-id"), "w") as f:
             f.write("%032x\n" % (0xabc0 + number))
         with open(os.path.join(folder, "hosts"), "w") as f:  # as Debian's installer writes it
             f.write("127.0.0.1 localhost\n127.0.1.1 %s\n" % name + net.names)
+        self.users = {"ann": 2000 + number}
+        if number == 2:
+            self.users["bob"] = 4000  # known there only
+        for kind, line in (("passwd", "%s:x:%d:%d::/:/bin/sh\n"), ("group", "%s:x:%d:\n")):
+            shutil.copy("/etc/" + kind, folder)
+            with open(os.path.join(folder, kind), "a") as f:
+                for user, uid in self.users.items():
+                    f.write(line % ((user,) + (uid,) * (line.count("%") - 1)))
         self.daemons = {}
         self.holder = Holder(["--net", "--uts", "--ipc", "--mount", "--pid", "--mount-proc"], SETUP,
                              {"NAME": name, "FOLDER": folder, "NET": net.c.dir,
@@ -200,9 +210,10 @@ class Host:
 class Network:
     """`head` with the coordinator, nodes that have joined it, and `desk`, from where c calls."""
 
-    def __init__(self, c, *nodes):
-        self.c, self.hosts, self.switch = c, {}, None
+    def __init__(self, c, *nodes, acceld=()):
+        self.c, self.hosts, self.switch, self.acceld = c, {}, None, acceld
         c.counts_starts = False
+        os.chmod(c.work, 0o755)
         self.installed, self.upgrade = (os.path.join(c.dir, d) for d in ("accel", "upgrade"))
         install(c.bin, self.installed)
         os.mkdir(self.upgrade)
@@ -259,7 +270,7 @@ class Network:
 
     def start_acceld(self, name, *args, **how):
         self.hosts[name].daemon("acceld", "--state-dir", "/srv/state/node", "--devices", "cpu:4",
-                                *args, **how)
+                                *self.acceld, *args, **how)
 
     def join(self, name):
         token = self.on_head("node", "token").out
@@ -272,12 +283,16 @@ class Network:
         return self.c.ok(*args, prefix=self.head.enter, cwd="/", env={
             **self.head.env, "ACCEL_COORDINATOR": "unix:/run/coordinator.sock"})
 
+    def certify(self, user, path):
+        """Credentials of this user, in a file on the desk."""
+        self.on_head("user", "cert", user, "--out", "/srv/shared/user.pem")
+        self.desk.command("mv", "/srv/shared/user.pem", path)
+
     def give_credentials(self):
         """From now on c calls from the desk, as root with a certificate."""
-        self.on_head("user", "cert", "root", "--out", "/srv/shared/root.pem")
         folder = "/srv/home/.config/accel/credentials"
         self.desk.command("mkdir", "-p", folder)
-        self.desk.command("mv", "/srv/shared/root.pem", folder + "/head.pem")
+        self.certify("root", folder + "/head.pem")
         self.c.prefix = self.desk.enter
         self.c.env.update({k: v for k, v in self.desk.env.items() if v})
         self.c.env["ACCEL_COORDINATOR"] = "head:%d" % PORT

@@ -29,11 +29,11 @@ def why_no_training():
     return why_no_hosts() or (found.returncode and PYTHON + " cannot import torch") or None
 
 
-def cluster_test(sentence, *nodes, needs=why_no_hosts):
+def cluster_test(sentence, *nodes, needs=why_no_hosts, **how):
     """A test that gets a Network with these nodes too."""
     def add(function):
         def run(c):
-            net = Network(c, *nodes)
+            net = Network(c, *nodes, **how)
             try:
                 function(c, net)
                 net.end()
@@ -160,8 +160,7 @@ def kills(c, net):
             rank, name, rank, name), "logs")
 
 
-@cluster_test("power is cut on a node: when it is back the gang starts again, nothing waits for the "
-              "dead", "n1", "n2")
+@cluster_test("power is cut on a node: when it is back the gang starts again", "n1", "n2")
 def power(c, net):
     launch, gate = talk(c, "--max-restarts", "1")
     net.power_cut("n2")
@@ -196,6 +195,28 @@ def removed(c, net):
     check_equal([a["cause"] for a in attempts], ["node_lost", "succeeded"], "causes")
     check_equal(sorted(n["name"] for n in c.ok("nodes", "-o", "json").json()["items"]),
                 ["n1", "n3"], "nodes")
+
+
+@cluster_test("a user has another uid on each node: her job and her files are hers on both", "n1",
+              "n2", acceld=("--user", "daemon"))
+def users(c, net):
+    for name in ("ann", "bob"):
+        net.certify(name, "/srv/home/%s.pem" % name)
+    ann, bob = ({"ACCEL_CREDENTIALS": "/srv/home/%s.pem" % name} for name in ("ann", "bob"))
+    net.desk.command("mkdir", "/srv/home/project")
+    result = c.ok("launch", "--nodes", "2", "--label", "--sync", "/srv/home/project", "--wrap",
+                  "echo $(hostname) $(id -un) $(id -u); touch mine", env=ann)
+    uids = {name: net.hosts[name].users["ann"] for name in ("n1", "n2")}
+    check_equal(sorted(re.findall(r"^\[\d\] (.*)$", result.out, re.M)),
+                ["%s ann %d" % pair for pair in sorted(uids.items())], "who ran it")
+    for name, uid in uids.items():
+        path, = net.hosts[name].files("/srv/state/node/attempts/*.work/tree/mine")
+        check_equal(os.stat(path).st_uid, uid, "owner of a file on " + name)
+    result = c.fails(125, "launch", "--nodes", "2", "true", env=bob)  # n2 does not know him
+    check("bob" in result.err and "n2" in result.err, "who is not known where: %s", result)
+    c.ok("launch", "-w", "n1", "true", env=bob)
+    check("of root" not in c.ok("describe", "1", env=ann).out, "hers")
+    c.fails(4, "logs", "1", env=bob)
 
 
 @cluster_test("both daemons are replaced under a running job: adopted by the new ones", "n1", "n2")
