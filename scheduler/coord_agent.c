@@ -138,7 +138,6 @@ static void share_take_isolation(struct share *s, char *const *lines, size_t cou
 static void report_started(struct coord *c, struct node *n, const Accel__V1__AttemptStarted *m)
 {
     struct share *s = share_of_ref(c, n, m->ref);
-    bool all = true;
 
     if (!s)
         return;
@@ -150,9 +149,7 @@ static void report_started(struct coord *c, struct node *n, const Accel__V1__Att
         job_set_text(&a->master_addr, m->master_addr);
         a->master_port = m->master_port;
     }
-    for (size_t i = 0; i < a->share_count; i++)
-        all &= a->shares[i].started;
-    if (all)
+    if (gang_has_started(a))
         job_apply(c, a->job, JOB_EV_STARTED, NULL);
 }
 
@@ -368,6 +365,9 @@ static const char *devices_problem(Accel__V1__Device *const *devices, size_t cou
         names[i] = devices[i]->id;
         if (!*names[i] || strlen(names[i]) > 128 || strpbrk(names[i], ", \n"))
             return "a device's name is not valid";
+        if (!protobuf_c_enum_descriptor_get_value(&accel__v1__device_kind__descriptor,
+                                                  (int)devices[i]->kind))
+            return "a device is of a kind that this coordinator does not know";
     }
     qsort(names, count, sizeof(*names), compare_names);
     for (size_t i = 1; i < count; i++)

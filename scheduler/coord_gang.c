@@ -136,10 +136,37 @@ static void send_go(struct coord *c, struct attempt *a, struct share *only)
                   only ? only->node_name : "to every node");
 }
 
+/* Each looks on from where the last look ended: one pass in all over a gang of many nodes. */
+static bool has_prepared(struct attempt *a)
+{
+    uint32_t *i = &a->first_unprepared;
+
+    while (*i < a->share_count && (a->shares[*i].prepared || a->shares[*i].started))
+        ++*i;
+    return *i == a->share_count;
+}
+
+bool gang_has_started(struct attempt *a)
+{
+    uint32_t *i = &a->first_unstarted;
+
+    while (*i < a->share_count && a->shares[*i].started)
+        ++*i;
+    return *i == a->share_count;
+}
+
+static bool has_ended(struct attempt *a)
+{
+    uint32_t *i = &a->first_live;
+
+    while (*i < a->share_count && a->shares[*i].ended)
+        ++*i;
+    return *i == a->share_count;
+}
+
 void gang_take_prepared(struct coord *c, struct share *s, const Accel__V1__Prepared *m)
 {
     struct attempt *a = s->attempt;
-    bool all = true;
 
     if (!has_several(a) || s->started || s->prepared || a->stop_cause ||
         a->job->state != JOB_STARTING)
@@ -151,8 +178,7 @@ void gang_take_prepared(struct coord *c, struct share *s, const Accel__V1__Prepa
         a->pet_port = m->pet_port;
         a->aux_port = m->aux_port;
     }
-    for (size_t i = 0; i < a->share_count; i++)
-        all &= a->shares[i].prepared || a->shares[i].started;
+    bool all = has_prepared(a);
     if (all)
         heap_remove(&c->timers, &a->prepare.node);
     if (a->is_go) { /* its Go, or its Start, had been lost */
@@ -255,12 +281,9 @@ static void give_up(struct coord *c, struct attempt *a)
 void gang_share_ended(struct coord *c, struct share *s)
 {
     struct attempt *a = s->attempt;
-    bool all = true;
 
     place_give_back(c, s);
-    for (size_t i = 0; i < a->share_count; i++)
-        all &= a->shares[i].ended;
-    if (all) {
+    if (has_ended(a)) {
         finish(c, a);
         return;
     }
@@ -307,11 +330,21 @@ static void note_text(struct coord *c, struct attempt *a, const Accel__V1__Attem
     }
 }
 
+/* Numbers beyond the enumeration come as they are: the store could not write such a row. */
+static uint32_t end_cause(const Accel__V1__AttemptEnded *m)
+{
+    if (m->cause == ACCEL__V1__CAUSE__CAUSE_NONE)
+        return ACCEL__V1__CAUSE__CAUSE_NODE_LOST;
+    return protobuf_c_enum_descriptor_get_value(&accel__v1__cause__descriptor, (int)m->cause)
+               ? (uint32_t)m->cause
+               : ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED;
+}
+
 /* The first failing rank of the gang is the one that was reaped first: receive time minus age, no
  * wall clocks. */
 void gang_note_end(struct coord *c, struct attempt *a, const Accel__V1__AttemptEnded *m)
 {
-    uint32_t cause = m->cause ? (uint32_t)m->cause : ACCEL__V1__CAUSE__CAUSE_NODE_LOST;
+    uint32_t cause = end_cause(m);
     int64_t at_ns =
         c->now_ms * 1000000 - (int64_t)MIN(m->first_failed_age_ns, (uint64_t)INT64_MAX / 2);
     bool is_worse =
@@ -339,7 +372,11 @@ void gang_node_away(struct node *n)
 {
     struct share *s;
 
-    LIST_FOREACH(s, &n->shares, on_node) s->prepared = false; /* it has forgotten */
+    LIST_FOREACH(s, &n->shares, on_node)
+    {
+        s->prepared = false; /* it has forgotten */
+        s->attempt->first_unprepared = 0;
+    }
 }
 
 static void lose(struct coord *c, struct share *s, const char *fmt)
@@ -419,6 +456,7 @@ void gang_settle(struct coord *c, struct share *s, bool has, bool is_same)
         return;
     }
     s->prepared = false;
+    a->first_unprepared = 0;
     if (has_several(a))
         arm_prepare(c, a);
     send_start(c, s, spec_unpack(a->job, &c->out->arena));

@@ -100,7 +100,10 @@ struct attempt {
     struct timer prepare;                     /* several nodes: until Go; in coord.timers */
     uint32_t stop_cause; /* why its nodes were told to end it, one having failed; 0: not */
     bool is_go;          /* its nodes may have processes */
-    bool is_loaded;      /* it began in an earlier epoch */
+    /* The first share of which it is not so, or one before it. Shares that were passed stay so, but
+     * for prepared, which begins anew. */
+    uint32_t first_unprepared, first_unstarted, first_live;
+    bool is_loaded; /* it began in an earlier epoch */
     bool is_on_tpus;
     struct share *shares;
     size_t share_count;
@@ -381,6 +384,7 @@ const char *cause_name(uint32_t cause); /* "worker_failed" */
 void gang_start(struct coord *c, struct attempt *a);
 void job_send_stop(struct coord *c, struct job *j, bool kill);
 void gang_take_prepared(struct coord *c, struct share *s, const Accel__V1__Prepared *m);
+bool gang_has_started(struct attempt *a); /* on every node */
 void gang_take_failing(struct coord *c, struct share *s);
 void gang_note_end(struct coord *c, struct attempt *a, const Accel__V1__AttemptEnded *m);
 /* Nothing of it is left on that node. Not from inside job_apply(). */

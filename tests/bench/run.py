@@ -500,9 +500,23 @@ def bench_micro(b):
                      bound_p50_us=row["bound_p50_us"])
 
 
+def bench_gang(b):
+    """10,240 ranks on 1,280 nodes: both cores, all messages, no network"""
+    rows = list(b.tool("bench_gang", b.count(1280, 40), 8).values())
+    start, signalled = rows
+    b.report.row("gang of %d ranks on %d nodes" % (start["ranks"], start["nodes"]),
+                 "submit to every rank's environment", start["ms"], "ms", start["bound_ms"],
+                 "ms nodes alone", coordinator_ms=start["coordinator_ms"], rows=start["rows"])
+    b.report.row("gang of %d ranks on %d nodes" % (start["ranks"], start["nodes"]),
+                 "  messages a node", start["messages_per_node"], "")
+    b.report.row("gang of %d ranks on %d nodes" % (start["ranks"], start["nodes"]),
+                 "a signal to all nodes", signalled["us"], "us", signalled["bound_us"],
+                 "us to read them")
+
+
 BENCHMARKS = {"launch": bench_launch, "start": bench_start, "submit": bench_submit,
               "complete": bench_complete, "restart": bench_restart, "queue": bench_queue,
-              "verbs": bench_verbs, "micro": bench_micro}
+              "verbs": bench_verbs, "micro": bench_micro, "gang": bench_gang}
 
 
 # ---- main ----
