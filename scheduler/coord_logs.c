@@ -150,10 +150,15 @@ static bool log_is_away(struct coord *c, uint64_t call_id, struct job *j, const 
     }
     if (n && n->session)
         return false;
-    out_fail(c, call_id, ACCEL_EUNAVAIL,
-             "the logs of job %llu attempt %u are on node %s\nwhy: its acceld is away\n"
-             "try: again when it is back",
-             (unsigned long long)j->id, a->number, name);
+    if (!n)
+        out_fail(c, call_id, ACCEL_ENOENT,
+                 "the logs of job %llu attempt %u are gone with node %s\nwhy: it was removed",
+                 (unsigned long long)j->id, a->number, name);
+    else
+        out_fail(c, call_id, ACCEL_EUNAVAIL,
+                 "the logs of job %llu attempt %u are on node %s\nwhy: its acceld is away\n"
+                 "try: again when it is back",
+                 (unsigned long long)j->id, a->number, name);
     return true;
 }
 
@@ -167,13 +172,21 @@ static void log_split(struct coord *c, uint64_t call_id, struct job *j, const st
     Accel__V1__LogReadRequest **parts =
         ARENA_ARRAY(arena, Accel__V1__LogReadRequest *, a->share_count);
     uint32_t count = 0, max_bytes = rq->max_bytes ? rq->max_bytes : LIMIT_LOG_CHUNK_BYTES;
+    const char *gone = NULL;
 
     for (size_t i = 0; i < a->share_count; i++) {
+        const char *name = a->shares[i].node_name;
         parts[i] = part_request(c, &a->shares[i], rq);
-        if (parts[i] && log_is_away(c, call_id, j, a, a->shares[i].node_name, rq))
+        if (parts[i] && !node_find(c, name)) { /* removed: what the others have is not lost */
+            parts[i] = NULL;
+            gone = name;
+        }
+        if (parts[i] && log_is_away(c, call_id, j, a, name, rq))
             return;
         count += parts[i] != NULL;
     }
+    if (count == 0 && gone && log_is_away(c, call_id, j, a, gone, rq))
+        return;
     if (count == 0) {
         log_nothing(c, call_id, a->number);
         return;

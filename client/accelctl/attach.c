@@ -129,8 +129,9 @@ static void pass_over_lost(struct attach *a)
     struct follow *f = &a->follow;
     const char *why = strchr(f->err.text, '\n');
 
-    if (!f->is_broken || !is_attempt_known(a, f->attempt + 1) ||
-        (a->retry_ms < LOG_RETRY_PAST_MS && !attach_has_ended(a)))
+    if (!f->is_broken || !is_attempt_known(a, f->attempt + 1))
+        return;
+    if (f->err.code != ACCEL_ENOENT && a->retry_ms < LOG_RETRY_PAST_MS && !attach_has_ended(a))
         return;
     follow_skip(f);
     cli_say("the rest of the output of attempt %u cannot be read: %.*s", f->attempt,
