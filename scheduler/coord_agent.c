@@ -131,7 +131,8 @@ static void share_take_isolation(struct share *s, char *const *lines, size_t cou
 
     str_init(&text);
     for (size_t i = 0; i < count && i < LIMIT_ISOLATION_TEXTS; i++)
-        str_addf(&text, "%.*s\n", LIMIT_REASON_BYTES - 1, lines[i]);
+        str_addf(&text, "%.*s\n", (int)MIN(strcspn(lines[i], "\n"), LIMIT_REASON_BYTES - 1u),
+                 lines[i]); /* a line of its own makes one of ours, whatever it holds */
     job_set_text(&s->isolation, text.len ? text.data : "");
 }
 

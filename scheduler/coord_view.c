@@ -103,7 +103,8 @@ static void view_isolation(struct arena *a, const struct attempt *at, Accel__V1_
     for (size_t i = 0; i < shares; i++) {
         const struct share *s = &at->shares[i];
         char *rest = arena_strdup(a, text_of(s->isolation)), *line;
-        while ((line = strsep(&rest, "\n")) && line[0])
+        while ((line = strsep(&rest, "\n")) && line[0] &&
+               v->n_isolation < shares * LIMIT_ISOLATION_TEXTS)
             v->isolation[v->n_isolation++] =
                 is_same ? line : arena_printf(a, "%s on %s", line, s->node_name);
     }
