@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -181,6 +183,17 @@ static void test_acked(void **state)
 }
 
 /* accel-spawn, acceld and the shim are all killed: the orphans went to somebody else. */
+/* Its socket answers until it is dead, and who asks before finds it alive. */
+static void kill_and_wait(pid_t pid)
+{
+    struct pollfd p = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+
+    assert_true(p.fd >= 0);
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(poll(&p, 1, 60000), 1);
+    close(p.fd);
+}
+
 static void test_all_killed(void **state)
 {
     struct world w;
@@ -194,7 +207,7 @@ static void test_all_killed(void **state)
     pid_t shim = world_shim_pid(&w, one);
     uint32_t pid = a->start->ranks[0]->pid;
     world_abandon(&w);
-    kill(shim, SIGKILL);
+    kill_and_wait(shim);
     world_reopen(&w);
     world_adopt(&w);
     a = world_seen(&w, one);
