@@ -85,8 +85,8 @@ def small_disk(size, env=None):
 @test("disk full while committing: refused, running work goes on; free again: all is well",
       needs_root=True, needs=cannot_mount, cluster=None)
 def disk_full_and_back():
-    # One slot, which the first job has: else jobs that found room in the log would run, and it could
-    # be their ends that find none.
+    # One slot, which the first job has: else jobs that found room in the log would run, and it
+    # could be their ends that find none.
     with small_disk("6m", {"ACCEL_DEVICES": "cpu:1"}) as c:
         gate = c.gate("gate")
         job = c.submit("sh", "-c", "read x < %s; exit 3" % gate.path)
