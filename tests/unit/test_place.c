@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which nodes carry a gang: the core is told of nodes by their Hello and of jobs by Submit, and its
+ * Starts say where it put them.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "accel/v1/agent.pb-c.h"
+#include "accel/v1/job.pb-c.h"
+#include "common/limits.h"
+#include "scheduler/coord.h"
+
+#define NODES_MAX 8u
+
+static const struct rpc_identity root = {
+    .role = RPC_ROLE_ADMIN, .uid = 0, .user = "root", .is_local = true};
+
+struct world {
+    struct coord *core;
+    struct coord_batch batch;
+    uint64_t calls;
+    uint8_t requests;
+    const char *names[NODES_MAX]; /* of the node whose session is call i + 1 */
+    char placed[256];             /* of the last submit: "a:0-1 b:2-3" in order of node rank */
+    char error[ACCEL_ERROR_TEXT];
+};
+
+static int setup(void **state)
+{
+    const struct coord_config config = {.session_grace_ms = LIMIT_SESSION_GRACE_MS,
+                                        .history_jobs = LIMIT_HISTORY_JOBS,
+                                        .history_ms = LIMIT_HISTORY_MS};
+    struct world *w = xcalloc(1, sizeof(*w));
+    coord_batch_init(&w->batch);
+    w->core = coord_create(&config);
+    coord_start(w->core, 1000, 1000, 7);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+    coord_destroy(w->core);
+    coord_batch_done(&w->batch);
+    free(w);
+    return 0;
+}
+
+static void step(struct world *w, enum coord_method method, enum rpc_event_type type, uint64_t call,
+                 const ProtobufCMessage *msg)
+{
+    struct coord_event ev = {.type = COORD_EV_CALL,
+                             .now_ms = 1000,
+                             .wall_ms = 1000,
+                             .method = method,
+                             .rpc_type = type,
+                             .call = call,
+                             .who = &root,
+                             .msg = msg};
+    coord_batch_reset(&w->batch);
+    coord_step(w->core, &ev, &w->batch);
+    coord_check_all(w->core);
+    coord_collect(w->core, &w->batch);
+}
+
+/* The next node: cpus CPU slots and chips TPU chips; slice "" for none. */
+static void join(struct world *w, const char *name, uint32_t cpus, uint32_t chips,
+                 const char *slice, uint32_t slice_nodes, uint32_t worker)
+{
+    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
+    Accel__V1__Hello hello = ACCEL__V1__HELLO__INIT;
+    Accel__V1__Node node = ACCEL__V1__NODE__INIT;
+    Accel__V1__Slice s = ACCEL__V1__SLICE__INIT;
+    Accel__V1__Device devices[32], *list[32];
+    char ids[32][16];
+    for (uint32_t i = 0; i < cpus + chips; i++) {
+        accel__v1__device__init(&devices[i]);
+        snprintf(ids[i], sizeof(ids[i]), "%s:%u", i < cpus ? "cpu" : "tpu", i);
+        devices[i].id = ids[i];
+        devices[i].index = i;
+        devices[i].kind =
+            i < cpus ? ACCEL__V1__DEVICE_KIND__DEVICE_CPU : ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
+        list[i] = &devices[i];
+    }
+    s.name = (char *)slice;
+    s.nodes = slice_nodes;
+    s.worker = worker;
+    node.name = (char *)name;
+    node.n_devices = cpus + chips;
+    node.devices = list;
+    node.memory_bytes = 1ull << 30;
+    node.incarnation = 1;
+    node.slice = *slice ? &s : NULL;
+    hello.node = &node;
+    hello.machine_id = (char *)name;
+    up.body_case = ACCEL__V1__AGENT_UP__BODY_HELLO;
+    up.hello = &hello;
+    w->names[w->calls++] = name;
+    step(w, COORD_SESSION, RPC_OPEN, w->calls, NULL);
+    step(w, COORD_SESSION, RPC_MESSAGE, w->calls, &up.base);
+}
+
+static void note_starts(struct world *w)
+{
+    char of_rank[NODES_MAX][64] = {{0}};
+    for (size_t i = 0; i < w->batch.output_count; i++) {
+        const struct coord_output *o = &w->batch.outputs[i];
+        if (o->call > NODES_MAX || !o->data)
+            continue;
+        Accel__V1__CoordDown *down = accel__v1__coord_down__unpack(NULL, o->len, o->data);
+        assert_non_null(down);
+        const Accel__V1__Start *st = down->start;
+        if (down->body_case == ACCEL__V1__COORD_DOWN__BODY_START)
+            snprintf(of_rank[st->node_rank], sizeof(of_rank[0]), "%s%s:%u-%u",
+                     st->node_rank ? " " : "", w->names[o->call - 1], st->first_rank,
+                     st->first_rank + st->local_size - 1);
+        accel__v1__coord_down__free_unpacked(down, NULL);
+    }
+    for (size_t i = 0; i < NODES_MAX; i++)
+        strcat(w->placed, of_rank[i]); /* 8 * 64 at most would not fit, 8 short names do */
+}
+
+struct ask {
+    uint32_t nodes, procs, kind;
+    const char *nodelist, *exclude; /* one name each; NULL: none */
+};
+
+static const char *submit(struct world *w, struct ask ask)
+{
+    Accel__V1__SubmitRequest rq = ACCEL__V1__SUBMIT_REQUEST__INIT;
+    Accel__V1__JobSpec spec = ACCEL__V1__JOB_SPEC__INIT;
+    ProtobufCBinaryData argv[] = {{9, (uint8_t *)"/bin/true"}};
+    uint8_t id[LIMIT_REQUEST_ID_BYTES] = {++w->requests};
+    spec.n_argv = 1;
+    spec.argv = argv;
+    spec.cwd = (ProtobufCBinaryData){1, (uint8_t *)"/"};
+    spec.nodes = ask.nodes;
+    spec.procs_per_node = ask.procs;
+    spec.device_kind = (Accel__V1__DeviceKind)ask.kind;
+    spec.n_nodelist = ask.nodelist != NULL;
+    spec.nodelist = (char **)&ask.nodelist;
+    spec.n_exclude = ask.exclude != NULL;
+    spec.exclude = (char **)&ask.exclude;
+    rq.request_id = (ProtobufCBinaryData){sizeof(id), id};
+    rq.spec = &spec;
+    step(w, COORD_SUBMIT, RPC_OPEN, 100 + w->requests, &rq.base);
+    w->placed[0] = w->error[0] = 0;
+    for (size_t i = 0; i < w->batch.output_count; i++)
+        if (w->batch.outputs[i].code)
+            snprintf(w->error, sizeof(w->error), "%s", w->batch.outputs[i].text);
+    note_starts(w);
+    return w->placed;
+}
+
+#define CPU ACCEL__V1__DEVICE_KIND__DEVICE_CPU
+#define TPU ACCEL__V1__DEVICE_KIND__DEVICE_TPU
+
+static void assert_refused(struct world *w, const char *words)
+{
+    assert_string_equal(w->placed, "");
+    assert_non_null(strstr(w->error, words));
+    assert_non_null(strstr(w->error, "\nwhy: "));
+    assert_non_null(strstr(w->error, "\ntry: "));
+}
+
+static void test_fullest_first(void **state)
+{
+    struct world *w = *state;
+    join(w, "a", 8, 0, "", 0, 0);
+    join(w, "b", 4, 0, "", 0, 0);
+    join(w, "c", 8, 0, "", 0, 0);
+    join(w, "d", 4, 0, "", 0, 0);
+    assert_string_equal(submit(w, (struct ask){2, 2, CPU, NULL, NULL}), "b:0-1 d:2-3");
+    assert_string_equal(submit(w, (struct ask){3, 2, CPU, NULL, NULL}), "a:0-1 b:2-3 d:4-5");
+    assert_string_equal(submit(w, (struct ask){2, 6, CPU, NULL, NULL}), "a:0-5 c:6-11");
+    /* All could, and none has room now: it waits, and is not refused. */
+    assert_string_equal(submit(w, (struct ask){4, 4, CPU, NULL, NULL}), "");
+    assert_string_equal(w->error, "");
+}
+
+static void test_names(void **state)
+{
+    struct world *w = *state;
+    join(w, "node-a", 4, 0, "", 0, 0);
+    join(w, "node-b", 4, 0, "", 0, 0);
+    join(w, "node-c", 4, 0, "", 0, 0);
+    assert_string_equal(submit(w, (struct ask){1, 1, CPU, "node-c", NULL}), "node-c:0-0");
+    assert_string_equal(submit(w, (struct ask){2, 1, CPU, NULL, "node-a"}),
+                        "node-b:0-0 node-c:1-1");
+    submit(w, (struct ask){1, 1, CPU, "node-d", NULL});
+    assert_refused(w, "no node node-d");
+    assert_non_null(strstr(w->error, "try: node-"));
+    submit(w, (struct ask){1, 1, CPU, NULL, "elsewhere"});
+    assert_refused(w, "--exclude: no node elsewhere");
+    submit(w, (struct ask){2, 1, CPU, "node-a", NULL});
+    assert_refused(w, "--nodelist names 1 node");
+    submit(w, (struct ask){3, 1, CPU, NULL, "node-a"});
+    assert_refused(w, "2 nodes have that");
+    submit(w, (struct ask){4, 2, CPU, NULL, NULL});
+    assert_refused(w, "it asks for 4 nodes with 2 CPU slots each; 3 nodes have that");
+}
+
+/* Two slices of two hosts, told out of order, and a TPU VM of its own. */
+static void test_slices_are_whole(void **state)
+{
+    struct world *w = *state;
+    join(w, "y1", 0, 4, "y", 2, 1);
+    join(w, "alone", 0, 4, "", 0, 0);
+    join(w, "x1", 0, 4, "x", 2, 1);
+    join(w, "x0", 0, 4, "x", 2, 0);
+    assert_string_equal(submit(w, (struct ask){4, 1, TPU, NULL, NULL}), "");
+    assert_refused(w, "4 nodes");
+    join(w, "y0", 0, 4, "y", 2, 0);
+    assert_string_equal(submit(w, (struct ask){1, 1, TPU, NULL, NULL}), "alone:0-0");
+    assert_string_equal(submit(w, (struct ask){2, 1, TPU, NULL, NULL}), "x0:0-0 x1:1-1");
+    assert_string_equal(submit(w, (struct ask){3, 1, TPU, NULL, NULL}), "");
+    assert_refused(w, "no slices have 3 nodes");
+    assert_string_equal(submit(w, (struct ask){2, 1, TPU, NULL, NULL}), "y0:0-0 y1:1-1");
+    assert_string_equal(submit(w, (struct ask){4, 1, TPU, NULL, NULL}), "");
+    assert_string_equal(w->error, ""); /* both slices together: possible, and it waits */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_fullest_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_names, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_slices_are_whole, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
