@@ -453,15 +453,15 @@ def two_accelds(c, site):
     c.wait(job, 6)
 
 
-@site_test("a node that joins again from another directory: one of them serves, and both are told")
+@site_test("a node that joins again while it is connected: refused, told how, the first serves on")
 def joined_twice(c, site):
-    site.acceld("n1", token=site.token())
-    second = acceld(site, "again", "--join", site.token(), "--node-name", "n1")
-    until(lambda: "n1" in second.log() and ("newer" in second.log() or "newer" in site.log("n1")
-                                            or second.popen.poll() is not None),
-          "one of them is told")
+    first, token = site.acceld("n1", token=site.token()), site.token()
+    log = acceld(site, "again", "--join", token, "--node-name", "n1").ends(1)
+    check("a node n1 is connected" in log and "try: " in log and "node remove n1" in log, "%s", log)
     check_equal(c.ok("launch", "echo", "here").out, "here\n", "a job")
     check_equal([n["name"] for n in c.ok("nodes", "-o", "json").json()["items"]], ["n1"], "nodes")
+    check(is_alive(first.pid), "the first lives")
+    site.acceld("n2", token=token)  # the token was not used up
 
 
 # ---- files ----
