@@ -124,8 +124,8 @@ static void note_starts(struct world *w)
                      st->first_rank + st->local_size - 1);
         accel__v1__coord_down__free_unpacked(down, NULL);
     }
-    for (size_t i = 0; i < NODES_MAX; i++)
-        strcat(w->placed, of_rank[i]); /* 8 * 64 at most would not fit, 8 short names do */
+    for (size_t i = 0, used = 0; i < NODES_MAX && used < sizeof(w->placed); i++)
+        used += (size_t)snprintf(w->placed + used, sizeof(w->placed) - used, "%s", of_rank[i]);
 }
 
 struct ask {
