@@ -53,8 +53,8 @@ static int node_token(struct cli *cli, struct session *session, struct accel_err
         str_init(&line);
         str_addf(&line, "%s\n", t.token);
         cli_write_str(STDOUT_FILENO, &line);
-        cli_say("good for one node until %s; there, as the user of acceld, with the token in a"
-                " file: acceld --join @FILE",
+        cli_say("good for one node until %s; there, with the token in a file:"
+                " acceld --join - <FILE",
                 clock_format_utc(t.expires_ms, until, sizeof until));
     }
     explicit_bzero(t.token, strlen(t.token));

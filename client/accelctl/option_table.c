@@ -125,7 +125,7 @@ const struct verb verb_table[VERB_COUNT] = {
      "remove NAME: revokes the node's certificates, ends its session, and forgets it. What runs "
      "there is lost, and started again elsewhere.\n\n"
      "ls: the same as `accelctl nodes`.",
-     "accelctl node token > token\tthen, on the other machine: acceld --join @token\n"
+     "accelctl node token > token\tthen, on the other machine: acceld --join - <token\n"
      "accelctl node token --expires 10m\tfor the next ten minutes\n"
      "accelctl node remove n7\tit is broken, or not trusted any more\n",
      false},
