@@ -24,6 +24,9 @@
 /* The URI in a certificate that names its holder: accel://KIND/NAME. */
 #define REMOTE_URI_SCHEME "accel://"
 
+/* What gRPC says when it gives up a socket that it listens on; see on_refused. */
+#define REMOTE_DEAF "Failed accept"
+
 struct pki_ops; /* common/pki.h */
 
 /* PEM texts, borrowed during the call. A channel without certificate and key (both NULL) can only
@@ -58,7 +61,8 @@ struct remote_server_config {
     int (*identify)(void *ctx, const struct remote_peer *peer, struct rpc_identity *ret_who,
                     struct accel_error *err);
     /* A handshake failed (another CA, expired, garbage on the port); may be NULL. `text` is what
-     * the library says. Rate: at most 64 per turn of the loop. */
+     * the library says. Rate: at most 64 per turn of the loop. A text that begins with REMOTE_DEAF:
+     * a server of this process has closed its socket and accepts nobody any more; make it anew. */
     void (*on_refused)(void *ctx, const char *text);
     void *ctx;
     /* 0: 20 s, 10 s; the latter is also what a handshake may take */

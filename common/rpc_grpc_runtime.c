@@ -111,9 +111,11 @@ static void log_one(struct runtime *rt, const char *line)
     bool is_handshake = strcasestr(line, "handshake") != NULL;
     /* By server_create, and by the ends of calls. */
     bool is_told = strstr(line, "No address added") || strstr(line, "No match found");
+    /* gRPC 1.51 closes a listener whose accept fails (EMFILE), and says so nowhere else. */
+    bool is_deaf = strncmp(line + 1, REMOTE_DEAF, strlen(REMOTE_DEAF)) == 0;
     bool is_quiet = is_handshake || is_told || line[0] != 'E';
     wire_host->log(is_quiet ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, line + 1);
-    for (; is_handshake && node != &rt->base.refused; node = next) {
+    for (; (is_handshake || is_deaf) && node != &rt->base.refused; node = next) {
         struct wire_refused *r = CONTAINER_OF(node, struct wire_refused, node);
         next = node->next;
         r->on_refused(r, line + 1);

@@ -154,7 +154,15 @@ static int on_identify(void *ctx, const struct remote_peer *peer, struct rpc_ide
 static void on_handshake_refused(void *ctx, const char *text)
 {
     char line[LIMIT_REASON_BYTES], now[40];
+    struct shell *s = ctx;
 
+    if (!strncmp(text, REMOTE_DEAF, strlen(REMOTE_DEAF))) {
+        log_error("no other machine is let in any more: %s\ntry: a higher limit of open files",
+                  text);
+        s->exit_status = 1; /* its unit starts us again; agents come back, and work runs on */
+        shell_stop(s, "it cannot listen any more");
+        return;
+    }
     if (strstr(text, "certificate verify failed")) /* the library does not say more */
         snprintf(line, sizeof(line),
                  "a handshake failed: the caller's certificate is of another authority, has expired"
@@ -162,7 +170,7 @@ static void on_handshake_refused(void *ctx, const char *text)
                  clock_format_utc(clock_wall_ms(), now, sizeof(now)));
     else
         snprintf(line, sizeof(line), "a handshake failed: %s", text);
-    shell_refused(ctx, COORD_REFUSED_HANDSHAKE, line);
+    shell_refused(s, COORD_REFUSED_HANDSHAKE, line);
 }
 
 void shell_on_role_refused(void *ctx, const struct rpc_identity *who, const char *text)

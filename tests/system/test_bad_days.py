@@ -510,9 +510,9 @@ def odd_tls_files(c, site):
     p.ends(0)
 
 
-def coordinator(site):
+def coordinator(site, **how):
     return Process(site, "coordinator", "accel-coordinator", "--listen", "unix:" + site.socket,
-                   "--listen", "tcp:" + site.address, "--state-dir", site.state)
+                   "--listen", "tcp:" + site.address, "--state-dir", site.state, **how)
 
 
 @site_test("the coordinator's tls directory: open to others, or without the CA's key")
@@ -617,6 +617,25 @@ def files(c, site):
         check_equal(int(line[1]), int(line[2]), "soft limit of %s" % read_proc(pid, "comm"))
     out = c.ok("launch", "sh", "-c", "ulimit -Sn").out
     check(int(out) in (soft, 500), "of a job: %s", out)
+
+
+@site_test("no descriptor is left to accept with: the coordinator ends and says why, work goes on")
+def no_files_left(c, site):
+    site.stop(site.coordinator)
+    p = coordinator(site, prefix=["prlimit", "--nofile=60:60"])
+    p.expect(" serves ")
+    site.acceld("n1", token=site.token())
+    gate = c.gate("gate")
+    job = c.submit("sh", "-c", "read x < %s; exit 3" % gate.path)
+    c.wait(job, running=True)
+    held = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(100)]
+    log = p.ends(1)
+    check("Too many open files" in log and "try: " in log, "why: %s", log)
+    for s in held:
+        s.close()
+    site.coordinator = site.start_coordinator()
+    gate.open()
+    c.wait(job, 3)
 
 
 if __name__ == "__main__":
