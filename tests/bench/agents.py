@@ -73,7 +73,8 @@ def main():
             bound_per_s=limit and round(limit),
             ratio=limit and round(COUNT / storm["seconds"] / limit, 3))
         after_kb = rss_kb(coordinator.pid)
-        say("memory", coordinator_kb=after_kb, kb_per_agent=round((after_kb - before_kb) / COUNT, 1))
+        say("memory", coordinator_kb=after_kb,
+            kb_per_agent=round((after_kb - before_kb) / COUNT, 1))
         used, began = cpu_s(coordinator.pid), time.monotonic()
         time.sleep(IDLE_S)
         share = (cpu_s(coordinator.pid) - used) / (time.monotonic() - began)

@@ -366,7 +366,8 @@ def node_returns():
 
 
 @test("fifty nodes are all back after restarts of the coordinator", cluster=None,
-      needs=lambda: None if os.environ.get("ACCEL_TEST_BUILD") else "needs the build's bench_agents")
+      needs=lambda: None if os.environ.get("ACCEL_TEST_BUILD")
+      else "needs the build's bench_agents")
 def fifty_nodes():
     program = os.path.join(os.environ["ACCEL_TEST_BUILD"], "tests", "bench", "bench_agents")
     with World() as w:

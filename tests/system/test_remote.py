@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The coordinator from another machine: accelctl with credentials, and a client in another language.
+"""The coordinator from another machine: accelctl with credentials, and another language's client.
 
 Over loopback, where TCP and TLS are the same; what belongs to the way between two machines is in
 other tests.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TPU hosts and AMD GPUs as trees that look like /sys and /dev of such machines, and a fake metadata
-server on loopback, under the real daemons: what is listed, what a job gets, who is in the way."""
+"""TPU hosts and AMD GPUs as trees that look like /sys and /dev of such machines, and a fake
+metadata server on loopback, under the real daemons: what is listed, what a job gets, who is in the
+way."""
 import http.server
 import os
 import shutil
@@ -30,7 +31,8 @@ ONE_HOST = {"instance/attributes/tpu-env": "ACCELERATOR_TYPE: 'v5litepod-4'\nNOD
             "instance/attributes/agent-worker-number": "0",
             "instance/attributes/worker-network-endpoints": "u:a:10.0.0.1"}
 PREFIX = "/computeMetadata/v1/"
-SHOW = "env | grep -E '^(TPU|CLOUD_TPU|MEGASCALE|PJRT|ALLOW_M|JAX_P|HIP|CUDA|ACCELERATE_USE)' | sort"
+SHOW = ("env | grep -E '^(TPU|CLOUD_TPU|MEGASCALE|PJRT|ALLOW_M|JAX_P|HIP|CUDA|ACCELERATE_USE)'"
+        " | sort")
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):

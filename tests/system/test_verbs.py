@@ -25,7 +25,8 @@ JOB = {
 JOB_DETAIL = dict(JOB, apiVersion=TEXT, argv=LIST, attempts=LIST)
 ATTEMPT = {
     "number": NUMBER, "cause": (TEXT, NONE), "text": TEXT, "started": TIME,
-    "running": (TIME, NONE), "ended": (TIME, NONE), "isolation": LIST, "first_failed_rank": (NUMBER, NONE),
+    "running": (TIME, NONE), "ended": (TIME, NONE), "isolation": LIST,
+    "first_failed_rank": (NUMBER, NONE),
     "master_addr": (TEXT, NONE), "master_port": (NUMBER, NONE), "ranks": LIST,
 }
 RANK = {

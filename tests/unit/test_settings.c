@@ -242,7 +242,8 @@ static void test_reload(void **state)
     char *argv[] = {"testd", "--config", path, "--log-level=info", NULL};
     assert_int_equal(settings_parse(&table, 4, argv, &a, &v, NULL, &err), 0);
     write_file(path, "history_jobs: 2\nnode_name: b\nlisten: [x]\nlog_level: debug\n");
-    assert_int_equal(settings_reload(&table, 4, argv, &a, &v, &fresh, NULL, on_changed, said, &err), 0);
+    assert_int_equal(settings_reload(&table, 4, argv, &a, &v, &fresh, NULL, on_changed, said, &err),
+                     0);
     assert_string_equal(said, "node-name- history-jobs+ "); /* the line's log level holds */
     assert_int_equal(v.jobs, 2);
     assert_string_equal(v.name, "a");
