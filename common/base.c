@@ -76,3 +76,48 @@ _Noreturn void base_check_failed(const char *cond, const char *file, int line)
     dprintf(STDERR_FILENO, "fatal: %s:%d: check failed: %s\n", file, line, cond);
     abort();
 }
+
+#ifdef __SANITIZE_ADDRESS__
+/*
+ * The leak checker attaches to every thread when the program ends, and crashes on one that has been
+ * joined but is still dying in the kernel ("Tracer caught signal 11"). So in sanitized builds the
+ * end waits until those are gone.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
+
+#define SETTLE_ROUNDS 100000 /* of yielding; a thread that dies takes microseconds */
+#define PF_EXITING    4ul    /* of linux/sched.h, in field 9 of /proc/PID/task/TID/stat */
+
+static bool is_thread_dying(const char *tid)
+{
+    char path[64], text[512];
+    unsigned long flags = 0;
+    snprintf(path, sizeof(path), "/proc/self/task/%.20s/stat", tid);
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    text[n > 0 ? n : 0] = 0;
+    const char *end = strrchr(text, ')');
+    return end && sscanf(end, ") %*c %*d %*d %*d %*d %*d %lu", &flags) == 1 && (flags & PF_EXITING);
+}
+
+static void settle_threads(void)
+{
+    bool is_dying = true;
+    for (int i = 0; i < SETTLE_ROUNDS && is_dying; i++) {
+        DIR *d = opendir("/proc/self/task");
+        is_dying = false;
+        for (struct dirent *e; d && (e = readdir(d));)
+            is_dying |= e->d_name[0] != '.' && is_thread_dying(e->d_name);
+        if (d)
+            closedir(d);
+        sched_yield();
+    }
+}
+
+__attribute__((constructor)) static void settle_threads_at_exit(void)
+{
+    atexit(settle_threads); /* after the checker's own, so before it */
+}
+#endif
