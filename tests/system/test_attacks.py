@@ -261,7 +261,7 @@ def one_name(c, site):
     counted(site, "sessions", before)
     who = site.node_identity("n1")
     result = c.ok("node", "remove", "n1")
-    check("1 running attempts lost" in result.err, "what it did: %s", result)
+    check("1 running attempt lost" in result.err, "what it did: %s", result)
     check_equal(c.ok("nodes", "-o", "json").json()["items"], [], "nodes")
     attempt = c.describe(job)["attempts"][0]
     check_equal(attempt["cause"], "node_lost", "the end of the attempt")
