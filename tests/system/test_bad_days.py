@@ -144,6 +144,9 @@ class Listener:
                 peer, _ = self.sock.accept()
             except OSError:
                 return
+            with contextlib.suppress(OSError):
+                peer.settimeout(DEADLINE_S)
+                peer.recv(65536)  # closed with unread words it would be a reset, now and then
             peer.close()
             self.count += 1
 
