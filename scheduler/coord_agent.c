@@ -573,7 +573,8 @@ uint32_t node_remove(struct coord *c, struct node *n)
         send_fence(c, n, &ref); /* if it still listens, nothing runs on unseen */
     }
     if (session) {
-        out_fail(c, session->id, ACCEL_EPERM, "node %s was removed\ntry: enrol it again", n->name);
+        out_fail(c, session->id, ACCEL_EPERM,
+                 "node %s was removed\ntry: remove its STATE/tls and enrol it again", n->name);
         session_apply(c, session, SESSION_EV_LOST, NULL);
     }
     snprintf(text, sizeof(text), "node %s was removed", n->name);

@@ -278,8 +278,9 @@ int coord_identify(const struct coord *c, enum pki_kind kind, const char *name, 
                          name);
     if (cert->revoked_ms)
         return error_set(err, ACCEL_EPERM, "the certificate of %s was revoked\ntry: %s", name,
-                         kind == PKI_NODE ? "accelctl node token, and acceld --join again"
-                                          : "ask an admin for a new one");
+                         kind == PKI_NODE
+                             ? "remove its STATE/tls, then accelctl node token, acceld --join"
+                             : "ask an admin for a new one");
     if (!certificate_is_live(cert, wall_ms))
         return error_set(err, ACCEL_EPERM, "the certificate of %s has ended", name);
     if (kind == PKI_NODE) {
