@@ -218,8 +218,8 @@ class Network:
         self.installed, self.upgrade = (os.path.join(c.dir, d) for d in ("accel", "upgrade"))
         install(c.bin, self.installed)
         os.mkdir(self.upgrade)
-        # When a node connects while the coordinator stops, 904 bytes of libcrypto are lost in one of
-        # twenty stops, in gRPC 1.51 as it seems. What we ask of libcrypto has unit tests.
+        # When a node connects while the coordinator stops, 904 bytes of libcrypto are lost in one
+        # of twenty stops, in gRPC 1.51 as it seems. What we ask of libcrypto has unit tests.
         with open(os.path.join(self.installed, "lsan"), "w") as f:
             f.write("leak:CRYPTO_zalloc\n")
         names = ("head",) + nodes + ("desk",)
