@@ -291,8 +291,9 @@ static int infeasible(const struct coord *c, const struct job *j, const struct c
     bool tpu = need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
     const char *less = need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU
                            ? "fewer --gpus, or --devices cpu"
-                       : tpu ? "fewer --tpus, or --devices cpu"
-                             : "fewer --procs, or less --mem";
+                       : tpu             ? "fewer --tpus, or --devices cpu"
+                       : j->memory_bytes ? "fewer --procs, or less --mem"
+                                         : "fewer --procs";
     char exists[256], asked[96];
 
     say_what_exists(c, exists, sizeof(exists));
