@@ -130,7 +130,7 @@ void cgroup_parent_name(const char *attempts_dir, char *name, size_t size)
     snprintf(name, size, "accel-%u-%016" PRIx64, (unsigned)geteuid(), fnv1a(text));
 }
 
-bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir)
+bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir, bool is_top)
 {
     const char *base = find_unified();
     char own[PATH_MAX];
@@ -142,6 +142,9 @@ bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir)
         return false;
     }
     own_cgroup(own, sizeof(own));
+    if (is_top) {
+        own[0] = '\0';
+    }
     return root_try(root, base, own, name) || (own[0] != '\0' && root_try(root, base, "", name));
 }
 

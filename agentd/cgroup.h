@@ -22,8 +22,9 @@ struct cgroup_root {
 /* The last part of the parent's path: the same for the same directory, also after a restart, and
  * no other's, also where containers have the same path for theirs. The directory exists. */
 void cgroup_parent_name(const char *attempts_dir, char *name, size_t size);
-/* Finds or makes the parent and tries it with a process. False where cgroups cannot be used. */
-bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir);
+/* Finds or makes the parent and tries it with a process. is_top: below the root of the tree at
+ * once, not below our own. False where cgroups cannot be used. */
+bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir, bool is_top);
 /* Removes the parent if no attempt lives in it. */
 void cgroup_root_done(struct cgroup_root *root);
 /* Makes PARENT/name, empty; returns its descriptor or -errno. */

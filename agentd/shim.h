@@ -68,7 +68,7 @@
 
 #define SPAWN_FD              3 /* accel-spawn's descriptor of the socketpair to acceld */
 #define SHIM_MARK_NAME        "ACCEL_ATTEMPT_DIR"  /* in every rank's environment; see above */
-#define SPAWN_CGROUP_VARIABLE "ACCEL_SPAWN_CGROUP" /* "0" for accel-spawn: no cgroups */
+#define SPAWN_CGROUP_VARIABLE "ACCEL_SPAWN_CGROUP" /* "0": no cgroups; "/": below the root */
 
 /* accel-spawn's main loop; returns the exit status. attempts_dir is absolute. */
 struct identity_rules;

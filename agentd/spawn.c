@@ -334,11 +334,8 @@ static void shim_add(struct spawn *sp, pid_t pid, const Accel__V1__AttemptSpec *
         sp->shim_cap = MAX(sp->shim_cap * 2, (size_t)16);
         sp->shims = xrealloc(sp->shims, sp->shim_cap * sizeof(*sp->shims));
     }
-    sp->shims[sp->shim_count++] =
-        (struct spawn_shim){.pid = pid,
-                            .job_id = spec->job_id,
-                            .attempt = spec->attempt,
-                            .is_limited = is_limited};
+    sp->shims[sp->shim_count++] = (struct spawn_shim){
+        .pid = pid, .job_id = spec->job_id, .attempt = spec->attempt, .is_limited = is_limited};
 }
 
 /* In the child: from root to the job's user. What it needs root for is done before. */
@@ -632,7 +629,8 @@ static int spawn_init(struct spawn *sp, int fd, const char *attempts_dir)
     spawn_epoll(sp, EPOLL_CTL_ADD, sp->signal_fd, EPOLLIN);
     spawn_epoll(sp, EPOLL_CTL_ADD, sp->fd, EPOLLIN);
     sp->has_cgroups =
-        (setting == NULL || strcmp(setting, "0") != 0) && cgroup_root_init(&sp->cgroups, sp->dir);
+        (setting == NULL || strcmp(setting, "0") != 0) &&
+        cgroup_root_init(&sp->cgroups, sp->dir, setting != NULL && strcmp(setting, "/") == 0);
     spawn_limits_init(sp);
     return sp->is_over ? -1 : 0;
 }

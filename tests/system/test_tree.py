@@ -6,8 +6,8 @@ import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from accel_test import (FIXTURES, PYTHON, Mailbox, check, check_equal, is_alive,  # noqa: E402
-                        main, test, wait_pid_gone)
+from accel_test import (FIXTURES, PYTHON, Mailbox, Skip, check, check_equal,  # noqa: E402
+                        is_alive, main, read_proc, test, wait_pid_gone)
 
 TREE = os.path.join(FIXTURES, "tree.py")
 
@@ -99,6 +99,27 @@ for what, story in STORIES.items():
     test("nothing is left %s" % what)(story)
     test("nothing is left %s, without cgroups" % what, env={"ACCEL_SPAWN_CGROUP": "0"})(story)
     test("nothing is left %s, without root" % what, uid=65534)(story)
+
+
+
+def group_of(pid):
+    lines = read_proc(pid, "cgroup").decode().splitlines()
+    return [line[3:] for line in lines if line.startswith("0::")][0]
+
+
+@test("ACCEL_SPAWN_CGROUP=/: groups of jobs lie below the root of the tree, and go with the jobs",
+      env={"ACCEL_SPAWN_CGROUP": "/"})
+def groups_at_the_top(c):
+    if c.ok("nodes", "-o", "json").json()["items"][0]["isolation"] != "cgroup2":
+        raise Skip("no cgroups of version 2")
+    gate = c.gate("gate")
+    job = c.submit("sh", "-c", "read x < %s" % gate.path)
+    c.wait(job, running=True)
+    group = group_of(c.describe(job)["attempts"][0]["ranks"][0]["pid"])
+    check(group.count("/") == 2 and group.startswith("/accel-"), "where the rank is: %s", group)
+    gate.open()
+    c.wait(job, 0)
+
 
 if __name__ == "__main__":
     main()
