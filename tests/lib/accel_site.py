@@ -19,7 +19,8 @@ import threading
 import time
 import uuid
 
-from accel_test import DEADLINE_S, PYTHON, ROOT, Failure, check, wait_pid_gone
+from accel_test import (DEADLINE_S, PYTHON, ROOT, Failure, check, open_programs,
+                        wait_pid_gone)
 
 NAMES = ("job", "node", "event", "admin", "agent", "trust")
 _stubs = None
@@ -127,6 +128,7 @@ class Site:
         self.folder = tempfile.mkdtemp(prefix="ac.site.", dir="/tmp")
         os.chmod(self.folder, 0o755)
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        c.bin = open_programs(c.bin, self.folder)
         self.socket = os.path.join(self.folder, "socket")
         self.state = os.path.join(c.state_home, "coordinator")
         self.address = "127.0.0.1:%d" % self.port

@@ -17,7 +17,7 @@ from accel_test import (DEADLINE_S, PROGRAMS, Failure, all_pids, check, check_eq
                         wait_pid_gone)
 
 PORT = 7443
-PROGRAM_NAMES = tuple(PROGRAMS)
+PROGRAM_NAMES = tuple(name for name in PROGRAMS if not name.endswith(".so"))
 # Run by the first process of a host: what is bound must be found before /tmp is covered.
 SETUP = r"""
 mount -t tmpfs srv /srv

@@ -66,6 +66,7 @@ def main():
     weights = torch.cat([p.detach().flatten() for p in net.parameters()]).double()
     print("rank %d of %d local %s done, weights %.9f" % (
         rank, world, os.environ["LOCAL_RANK"], weights.abs().sum().item()), flush=True)
+    dist.barrier()
     dist.destroy_process_group()
 
 
