@@ -345,8 +345,10 @@ static int outcome(struct launch *l)
     if (a->job->n_attempts > 0)
         job = a->job;
     if (a->log_err.code < 0)
-        cli_say("the output of job %llu could not be read to its end: %s",
-                (unsigned long long)l->job_id, a->log_err.text);
+        cli_say("the output of job %llu could not be read to its end: %.*s; accelctl logs %llu has "
+                "what is kept",
+                (unsigned long long)l->job_id, (int)strcspn(a->log_err.text, "\n"), a->log_err.text,
+                (unsigned long long)l->job_id);
     if (code != EXIT_CODE_OK) {
         str_init(&text);
         result_add_report(&text, job, l->submission.python, l->cli->use_color_stderr);
