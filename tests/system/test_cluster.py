@@ -141,7 +141,7 @@ def cables(c, net):
     result = launch.finish()
     check_equal(result.rc, 0, str(result))
     check("two 0 n1" in result.out, "%s", result)
-    # Should n2's session not last at once, launch gives its last words up, saying so: they are kept.
+    # Should n2's session not last at once, launch gives its last words up and says so.
     check("two 1 n2" in result.out or "could not be read to its end" in result.err, "%s", result)
     until(lambda: "two 1 n2" in c.run("logs", "1").out, "the output on n2")
     check_equal(len(c.describe(1)["attempts"]), 1, "attempts")
