@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * cgroup.h - one cgroup of the unified hierarchy per attempt, for tracking and killing (limits:
- * limits_cgroup.h). accel-spawn makes the parent directory accel-UID-HASH (HASH of the attempts directory,
- * so that two daemons of one user stay apart) below its own cgroup or, where that cannot be
- * written, below the root; the ranks go to PARENT/JOB.N. Used by accel-spawn and, after the fork,
- * by the shim. Single-threaded; nothing blocks but the kernel.
+ * limits_cgroup.h). accel-spawn makes the parent directory accel-UID-HASH (HASH of the attempts
+ * directory, so that two daemons of one user stay apart) below its own cgroup or, where that cannot
+ * be written, below the root; the ranks go to PARENT/JOB.N. Used by accel-spawn and, after the
+ * fork, by the shim. Single-threaded; nothing blocks but the kernel.
  */
 #ifndef ACCEL_AGENTD_CGROUP_H
 #define ACCEL_AGENTD_CGROUP_H
