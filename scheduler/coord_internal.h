@@ -414,10 +414,10 @@ void node_send(struct coord *c, struct node *n,
 const char *node_state_name(uint8_t state);
 void node_check(const struct node *n);
 
-/* place.c: first come, first served; all of a gang or nothing. */
+/* place.c: first come, first served; all of a gang or nothing. In words: place_why.c. */
 void place_pending(struct coord *c);
-/* 0 if some known node could ever carry the spec (or none is known yet); else ACCEL_EINVAL with
- * what exists. */
+/* 0 if the nodes that are known could ever carry the spec, here or away, or might once all of them
+ * have told what they are (or none is known yet); else ACCEL_EINVAL with what exists. */
 int place_feasible(const struct coord *c, const struct job *j, struct accel_error *err);
 void place_take(struct coord *c, struct attempt *a); /* after load: devices named in the shares */
 void place_split_devices(struct attempt *a);         /* of each node over its ranks */
@@ -428,7 +428,8 @@ struct place_why {
     const struct coord *c;
     struct arena *arena;
     bool is_no_node_ready, kind_possible;
-    const struct job *kind, *head; /* the last job looked at; the one that the others wait for */
+    const struct job *kind, *head;   /* the last job looked at; the one that the others wait for */
+    const struct job *impossible_of; /* what `impossible` was said of */
     const char *behind, *impossible;
 };
 void place_why_init(struct place_why *w, const struct coord *c, struct arena *arena);
@@ -496,6 +497,9 @@ struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job
 Accel__V1__Job *view_job(struct coord *c, const struct job *j, bool with_argv);
 /* Without attempts, for lists; why: of this call, for all its jobs. */
 Accel__V1__Job *view_job_brief(struct coord *c, const struct job *j, struct place_why *why);
+/* Adds what only the spec says: directory, pattern of the output, arguments; of a job that has
+ * ended nothing. */
+void view_spec(struct arena *a, const struct job *j, Accel__V1__Job *v, bool with_argv);
 Accel__V1__Node *view_node(struct coord *c, const struct node *n);
 Accel__V1__Event *view_event(struct coord *c, const struct history_event *e);
 char *attempt_placement_text(const struct attempt *a, struct arena *arena);

@@ -243,10 +243,13 @@ static bool count_allowed(struct coord *c, const struct coord_event *ev, size_t 
 static Accel__V1__Job *view_listed(struct coord *c, const struct coord_event *ev,
                                    const struct job *j, struct place_why *why)
 {
+    const Accel__V1__ListRequest *rq = (const Accel__V1__ListRequest *)ev->msg;
     Accel__V1__Job *v = view_job_brief(c, j, why);
 
     if (!job_may_control(j, ev->who))
         v->command.len = 0;
+    else if (rq->with_spec)
+        view_spec(&c->out->arena, j, v, false);
     return v;
 }
 

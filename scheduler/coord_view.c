@@ -156,7 +156,7 @@ static char *view_reason(struct coord *c, const struct job *j, struct place_why 
     return text_of(j->state == JOB_PENDING ? place_why(why, j) : j->run->reason);
 }
 
-static void view_spec(struct arena *a, const struct job *j, Accel__V1__Job *v, bool with_argv)
+void view_spec(struct arena *a, const struct job *j, Accel__V1__Job *v, bool with_argv)
 {
     if (j->spec_len == 0)
         return;

@@ -170,8 +170,11 @@ static int show(struct history *h)
 static int prepare(struct history *h)
 {
     const struct options *o = &h->cli->opt;
-    int r = 0;
+    const Accel__V1__Event example = ACCEL__V1__EVENT__INIT;
+    int r = view_check_fields(view_event(&example), view_fields_of(o), &h->err);
 
+    if (r < 0)
+        return r;
     if (o->arg_count > 1)
         return error_set(&h->err, ACCEL_EINVAL,
                          "too many arguments\nwhy: events shows those of one job or of all\n"

@@ -250,15 +250,17 @@ int verb_nodes(struct cli *cli)
 {
     AUTO_SESSION struct session *session = NULL;
     struct listing l = {.cli = cli, .form = view_form_of(&cli->opt), .now_ms = clock_wall_ms()};
+    const Accel__V1__Node example = ACCEL__V1__NODE__INIT;
     struct accel_error err = {0};
-    int r;
+    int r = view_check_fields(view_node(&example), view_fields_of(&cli->opt), &err);
 
     str_init(&l.names);
     if (l.form == VIEW_JSON || l.form == VIEW_YAML)
         l.items = view_items_create(l.form, view_fields_of(&cli->opt));
     else if (l.form != VIEW_NAME)
         l.table = table_create(columns, ARRAY_LEN(columns), l.form == VIEW_WIDE);
-    r = session_open(cli, &session, &err);
+    if (r == 0)
+        r = session_open(cli, &session, &err);
     if (r == 0)
         r = fetch(&l, session, &err);
     if (r == 0)

@@ -160,6 +160,7 @@ static int fetch(struct listing *l, struct session *session, struct accel_error 
     req.ids = ids;
     req.n_ids = o->arg_count;
     req.limit = PAGE_JOBS;
+    req.with_spec = l->items != NULL;
     do {
         l->has_more = false;
         req.after_id = l->last_id;
@@ -191,8 +192,9 @@ int verb_ps(struct cli *cli)
 {
     AUTO_SESSION struct session *session = NULL;
     struct listing l = {.cli = cli, .form = view_form_of(&cli->opt), .now_ms = clock_wall_ms()};
+    const Accel__V1__Job example = ACCEL__V1__JOB__INIT;
     struct accel_error err = {0};
-    int r = 0;
+    int r = view_check_fields(view_job(&example, false), view_fields_of(&cli->opt), &err);
 
     memcpy(columns_all, columns, sizeof columns);
     if (option_given(&cli->opt, OPT_ALL_USERS))
@@ -202,7 +204,7 @@ int verb_ps(struct cli *cli)
         l.items = view_items_create(l.form, view_fields_of(&cli->opt));
     else if (l.form != VIEW_NAME)
         l.table = table_create(columns_all, ARRAY_LEN(columns), l.form == VIEW_WIDE);
-    if (option_given(&cli->opt, OPT_SINCE))
+    if (r == 0 && option_given(&cli->opt, OPT_SINCE))
         r = parse_since(cli->opt.v[OPT_SINCE].text, l.now_ms, &l.since_ms, &err);
     if (r == 0)
         r = session_open(cli, &session, &err);

@@ -227,7 +227,7 @@ json_t *view_job(const Accel__V1__Job *job, bool has_attempts)
     put(o, "ended", view_time(job->end_ms));
     put(o, "where", texts_of(job->where, job->n_where));
     put(o, "command", data_of(job->command));
-    put(o, "cwd", data_of(job->cwd));
+    put(o, "cwd", job->cwd.len > 0 ? data_of(job->cwd) : json_null());
     put(o, "output", job->output_pattern.len > 0 ? data_of(job->output_pattern) : json_null());
     if (!has_attempts)
         return o;
@@ -343,7 +343,9 @@ static int no_such_field(const json_t *item, const char *name, struct accel_erro
     const char *key, *near = NULL;
     unsigned best = 3;
     json_t *value;
+    AUTO_STR struct str names = {0};
 
+    str_init(&names);
     json_object_foreach((json_t *)item, key, value)
     {
         unsigned d = edit_distance(name, key, 2);
@@ -352,10 +354,11 @@ static int no_such_field(const json_t *item, const char *name, struct accel_erro
             best = d;
             near = key;
         }
+        str_addf(&names, "%s%s", names.len > 0 ? ", " : "", key);
     }
-    return error_set(err, ACCEL_EINVAL,
-                     "--json %s: no such field\nwhy: docs/CLI.md lists the fields\ntry: %s%s", name,
-                     near ? "--json " : "-o json, which shows them all", near ? near : "");
+    return error_set(
+        err, ACCEL_EINVAL, "--json %s: no such field\nwhy: the fields are %s\ntry: %s%s", name,
+        names.data, near ? "--json " : "-o json, which shows them all", near ? near : "");
 }
 
 /* A new reference to item with only these fields. */
@@ -380,6 +383,16 @@ static int select_fields(const json_t *item, const char *fields, json_t **ret_ke
     }
     *ret_kept = kept;
     return 0;
+}
+
+int view_check_fields(json_t *example, const char *fields, struct accel_error *err)
+{
+    json_t *kept = NULL;
+    int r = fields ? select_fields(example, fields, &kept, err) : 0;
+
+    json_decref(kept);
+    json_decref(example);
+    return r;
 }
 
 int view_select(json_t *items, const char *fields, struct accel_error *err)

@@ -34,6 +34,9 @@ json_t *view_bytes(const void *p, size_t len);
 /* RFC 3339 UTC, or null for 0. New reference. */
 json_t *view_time(int64_t wall_ms);
 
+/* Are these fields (NULL: all) of the example, an item of any content? Says so before anything is
+ * asked of anybody, and where a list is empty. Steals example; ACCEL_EINVAL as view_select. */
+int view_check_fields(json_t *example, const char *fields, struct accel_error *err) MUST_CHECK;
 /* Keeps only the comma-separated fields of each item; ACCEL_EINVAL with a suggestion if one does
  * not exist. An empty list has nothing to compare with: any name is right. */
 int view_select(json_t *items, const char *fields, struct accel_error *err) MUST_CHECK;

@@ -20,7 +20,7 @@ JOB = {
     "restarts": NUMBER, "nodes": NUMBER, "procs": NUMBER, "device_kind": TEXT,
     "gpus_per_node": NUMBER, "memory_bytes": (NUMBER, NONE), "time_limit_ms": (NUMBER, NONE),
     "submitted": TIME, "started": (TIME, NONE), "ended": (TIME, NONE), "where": LIST,
-    "command": TEXT, "cwd": TEXT, "output": (TEXT, NONE),
+    "command": TEXT, "cwd": (TEXT, NONE), "output": (TEXT, NONE),
 }
 JOB_DETAIL = dict(JOB, apiVersion=TEXT, argv=LIST, attempts=LIST)
 ATTEMPT = {
@@ -101,12 +101,17 @@ def ps_json(c):
     check_equal((run["procs"], run["time_limit_ms"], run["memory_bytes"], run["max_restarts"]),
                 (16, 3600000, 64 << 20, 2), "what was asked")
     check_equal(c.describe(running)["output"], c.path("o.%j"), "output")
+    check_equal([(j["cwd"], j["output"]) for j in items],
+                [(None, None), (c.work, c.path("o.%j")), (c.work, None)], "directories, outputs")
     check_equal((wait["state"], wait["started"], wait["where"]), ("PENDING", None, []), "pending")
     check_equal([j["id"] for j in c.jobs()], [int(running), int(pending)], "without -a")
     few = c.ok("ps", "-a", "--json", "id,state").json()["items"]
     check_equal(few[0], {"id": 1, "state": "ENDED"}, "--json id,state")
     result = c.fails(2, "ps", "-a", "--json", "id,stat")
-    check("state" in result.err, "a suggestion: %s", result)
+    check("try: --json state" in result.err, "a suggestion: %s", result)
+    for verb in ("ps", "nodes", "events"):  # with nothing to show too
+        none = c.run(verb, "--json", "nosuch", "--coordinator", "unix:" + c.path("nobody.sock"))
+        check(none.rc == 2 and "why: the fields are " in none.err, "%s: %s", verb, none)
     gate.open(16)
     c.wait(running, 0)
     c.wait(pending, 0)

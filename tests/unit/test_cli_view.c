@@ -167,6 +167,10 @@ static void test_select(void **state)
     json_array_append_new(items, view_job(&s.job, false));
     assert_true(view_select(items, "id,stat", &err) < 0);
     assert_non_null(strstr(err.text, "--json state"));
+    assert_int_equal(view_check_fields(view_job(&s.job, false), NULL, &err), 0);
+    assert_int_equal(view_check_fields(view_job(&s.job, false), "cwd,id", &err), 0);
+    assert_int_equal(view_check_fields(view_job(&s.job, false), "id,argv", &err), ACCEL_EINVAL);
+    assert_non_null(strstr(err.text, "why: the fields are id, name, "));
     assert_int_equal(view_select(items, "state,id", &err), 0);
     assert_keys(json_array_get(items, 0), "state id");
     json_t *list = view_list(items);
