@@ -4,14 +4,10 @@
  * device, the fullest first; whole slices where TPU chips are asked for. Neighbour: place.c, which
  * says what one node can carry and takes the devices.
  */
+#include "scheduler/coord_trust.h"
 #include "scheduler/place.h"
 
-struct names { /* of a job's spec */
-    char **list, **exclude;
-    size_t list_count, exclude_count;
-};
-
-static struct names names_of(const struct job *j, struct arena *arena)
+struct names choose_names(const struct job *j, struct arena *arena)
 {
     struct names names = {0};
 
@@ -33,10 +29,10 @@ static bool is_in(char *const *list, size_t count, const char *name)
     return false;
 }
 
-static bool is_allowed(const struct names *names, const struct node *n)
+bool choose_is_allowed(const struct names *names, const char *node)
 {
-    return (names->list_count == 0 || is_in(names->list, names->list_count, n->name)) &&
-           !is_in(names->exclude, names->exclude_count, n->name);
+    return (names->list_count == 0 || is_in(names->list, names->list_count, node)) &&
+           !is_in(names->exclude, names->exclude_count, node);
 }
 
 /* --- one list of candidates --- */
@@ -162,7 +158,7 @@ static void choose_kind(const struct coord *c, const struct job *j, const struct
 
     for (struct node *n = c->nodes; n; n = n->hh.next) {
         struct need need = place_need(j, n);
-        if (need.kind != kind || !is_allowed(names, n) || !place_could_carry(j, n))
+        if (need.kind != kind || !choose_is_allowed(names, n->name) || !place_could_carry(j, n))
             continue;
         list_add(&could, n, 0);
         if (place_can_carry_now(j, n))
@@ -212,13 +208,23 @@ void choose_nodes(const struct coord *c, const struct job *j, struct arena *aren
         choose_one(c, j, arena, ret);
         return;
     }
-    struct names names = names_of(j, arena);
+    struct names names = choose_names(j, arena);
     for (size_t i = 0; i < ARRAY_LEN(kinds) && !ret->nodes; i++)
         if (j->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_AUTO || j->device_kind == kinds[i])
             choose_kind(c, j, &names, kinds[i], arena, ret);
 }
 
 /* --- names --- */
+
+static bool is_known(const struct coord *c, const char *name)
+{
+    if (node_find(c, name))
+        return true;
+    for (const struct certificate *k = NULL; (k = trust_next_unheard(c, k));)
+        if (!strcmp(k->name, name))
+            return true;
+    return false;
+}
 
 static const char *nearest(const struct coord *c, const char *name)
 {
@@ -252,7 +258,7 @@ static int check_list(const struct coord *c, const char *option, char *const *li
     char exists[192];
 
     for (size_t i = 0; i < count; i++) {
-        if (node_find(c, list[i]))
+        if (is_known(c, list[i]))
             continue;
         const char *near = nearest(c, list[i]);
         say_nodes(c, exists, sizeof(exists));
@@ -269,7 +275,7 @@ int choose_check_names(const struct coord *c, const struct job *j, struct accel_
     if (!j->has_names || !c->nodes)
         return 0;
     arena_init(&arena);
-    struct names names = names_of(j, &arena);
+    struct names names = choose_names(j, &arena);
     int r = check_list(c, "--nodelist", names.list, names.list_count, err);
     if (r == 0)
         r = check_list(c, "--exclude", names.exclude, names.exclude_count, err);

@@ -265,6 +265,17 @@ uint32_t certificates_revoke(struct coord *c, enum pki_kind kind, const char *na
     return count;
 }
 
+const struct certificate *trust_next_unheard(const struct coord *c,
+                                             const struct certificate *before)
+{
+    const struct certificate *cert = before ? before->hh.next : c->trust->certificates;
+
+    while (cert && (cert->kind != PKI_NODE || !certificate_is_live(cert, c->wall_ms) ||
+                    node_find(c, cert->name)))
+        cert = cert->hh.next;
+    return cert;
+}
+
 int coord_identify(const struct coord *c, enum pki_kind kind, const char *name, const char *serial,
                    int64_t wall_ms, struct rpc_identity *ret_who, struct accel_error *err)
 {
@@ -279,7 +290,7 @@ int coord_identify(const struct coord *c, enum pki_kind kind, const char *name, 
     if (cert->revoked_ms)
         return error_set(err, ACCEL_EPERM, "the certificate of %s was revoked\ntry: %s", name,
                          kind == PKI_NODE
-                             ? "remove its STATE/tls, then accelctl node token, acceld --join"
+                             ? "accelctl node token, and start its acceld with --join TOKEN"
                              : "ask an admin for a new one");
     if (!certificate_is_live(cert, wall_ms))
         return error_set(err, ACCEL_EPERM, "the certificate of %s has ended", name);

@@ -57,6 +57,10 @@ void certificate_add(struct coord *c, const char *serial, enum pki_kind kind, co
 uint32_t certificates_revoke(struct coord *c, enum pki_kind kind, const char *name);
 uint32_t certificates_count(const struct coord *c, enum pki_kind kind, const char *name,
                             int64_t *ret_not_after_ms);
+/* The next node, after that of `before` (NULL: the first), that has enrolled and has never said
+ * Hello: nobody knows yet what it has. */
+const struct certificate *trust_next_unheard(const struct coord *c,
+                                             const struct certificate *before);
 struct token *token_find(const struct coord *c, const uint8_t *hash);
 void token_mark(struct coord *c, const struct token *t, bool is_delete);
 /* What has expired goes, with its rows. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * place.h - between place.c (what a node has, and who gets it) and choose.c (which nodes carry a
- * gang). Nothing here changes anything.
+ * place.h - between place.c (what a node has, and who gets it), choose.c (which nodes carry a gang)
+ * and place_why.c (the same in words). Nothing here changes anything.
  */
 #ifndef ACCEL_SCHEDULER_PLACE_H
 #define ACCEL_SCHEDULER_PLACE_H
@@ -17,6 +17,13 @@ bool place_could_carry(const struct job *j, const struct node *n);
 bool place_can_carry_now(const struct job *j, const struct node *n);
 const char *place_kind_name(uint32_t kind); /* "GPU" */
 
+struct names { /* of a job's spec: --nodelist, --exclude */
+    char **list, **exclude;
+    size_t list_count, exclude_count;
+};
+struct names choose_names(const struct job *j, struct arena *arena); /* live in the arena */
+bool choose_is_allowed(const struct names *names, const char *node);
+
 /* The nodes for a gang, in order of node rank. */
 struct choice {
     struct node **nodes; /* of the arena; NULL if it cannot be carried now */
@@ -28,7 +35,8 @@ struct choice {
  * left with the fewest free devices. Nodes of a TPU slice are taken all or none. */
 void choose_nodes(const struct coord *c, const struct job *j, struct arena *arena,
                   struct choice *ret);
-/* ACCEL_EINVAL: a node of --nodelist or --exclude that nobody knows; too few are left. */
+/* ACCEL_EINVAL: a node of --nodelist or --exclude that nobody knows (one that has enrolled is known
+ * before its first Hello); too few are left. */
 int choose_check_names(const struct coord *c, const struct job *j, struct accel_error *err);
 
 #endif

@@ -14,8 +14,10 @@
 
 #include "accel/v1/agent.pb-c.h"
 #include "accel/v1/job.pb-c.h"
+#include "accel/v1/trust.pb-c.h"
 #include "common/limits.h"
 #include "scheduler/coord.h"
+#include "scheduler/store.h"
 
 #define NODES_MAX 8u
 
@@ -23,6 +25,7 @@ static const struct rpc_identity root = {
     .role = RPC_ROLE_ADMIN, .uid = 0, .user = "root", .is_local = true};
 
 struct world {
+    struct store *store;
     struct coord *core;
     struct coord_batch batch;
     uint64_t calls;
@@ -32,15 +35,39 @@ struct world {
     char error[ACCEL_ERROR_TEXT];
 };
 
-static int setup(void **state)
+static void load_one(void *ctx, const struct record *rec)
+{
+    coord_load(ctx, rec);
+}
+
+static void commit(struct world *w)
+{
+    coord_collect(w->core, &w->batch);
+    const struct store_txn txn = {w->batch.records, w->batch.record_count, coord_epoch(w->core)};
+    assert_int_equal(w->store->ops->commit(w->store, &txn, NULL), 0);
+}
+
+/* A coordinator that knows what the store knows; no node has a session. */
+static void restart(struct world *w)
 {
     const struct coord_config config = {.session_grace_ms = LIMIT_SESSION_GRACE_MS,
                                         .history_jobs = LIMIT_HISTORY_JOBS,
                                         .history_ms = LIMIT_HISTORY_MS};
-    struct world *w = xcalloc(1, sizeof(*w));
-    coord_batch_init(&w->batch);
+    coord_destroy(w->core);
+    coord_batch_reset(&w->batch);
     w->core = coord_create(&config);
+    assert_int_equal(w->store->ops->load(w->store, load_one, w->core, NULL), 0);
     coord_start(w->core, 1000, 1000, 7);
+    commit(w);
+    w->calls = 0;
+}
+
+static int setup(void **state)
+{
+    struct world *w = xcalloc(1, sizeof(*w));
+    w->store = store_mem_create(7);
+    coord_batch_init(&w->batch);
+    restart(w);
     *state = w;
     return 0;
 }
@@ -50,12 +77,13 @@ static int teardown(void **state)
     struct world *w = *state;
     coord_destroy(w->core);
     coord_batch_done(&w->batch);
+    w->store->ops->close(w->store);
     free(w);
     return 0;
 }
 
-static void step(struct world *w, enum coord_method method, enum rpc_event_type type, uint64_t call,
-                 const ProtobufCMessage *msg)
+static void step_as(struct world *w, enum coord_method method, enum rpc_event_type type,
+                    uint64_t call, const ProtobufCMessage *msg, const struct coord_grant *grant)
 {
     struct coord_event ev = {.type = COORD_EV_CALL,
                              .now_ms = 1000,
@@ -64,11 +92,18 @@ static void step(struct world *w, enum coord_method method, enum rpc_event_type 
                              .rpc_type = type,
                              .call = call,
                              .who = &root,
-                             .msg = msg};
+                             .msg = msg,
+                             .grant = grant};
     coord_batch_reset(&w->batch);
     coord_step(w->core, &ev, &w->batch);
     coord_check_all(w->core);
-    coord_collect(w->core, &w->batch);
+    commit(w);
+}
+
+static void step(struct world *w, enum coord_method method, enum rpc_event_type type, uint64_t call,
+                 const ProtobufCMessage *msg)
+{
+    step_as(w, method, type, call, msg, NULL);
 }
 
 /* The next node: cpus CPU slots and chips TPU chips; slice "" for none. */
@@ -228,12 +263,138 @@ static void test_slices_are_whole(void **state)
     assert_string_equal(w->error, ""); /* both slices together: possible, and it waits */
 }
 
+/* --- nodes that are known and not here --- */
+
+/* What a Get of the job says that it waits for. */
+static const char *reason_of(struct world *w, uint64_t job)
+{
+    Accel__V1__GetRequest rq = ACCEL__V1__GET_REQUEST__INIT;
+    rq.job_id = job;
+    step(w, COORD_GET, RPC_OPEN, 99, &rq.base);
+    const struct coord_output *o = &w->batch.outputs[0];
+    Accel__V1__GetReply *m = accel__v1__get_reply__unpack(NULL, o->len, o->data);
+    assert_non_null(m);
+    assert_int_equal(m->job->state, ACCEL__V1__JOB_STATE__JOB_PENDING);
+    snprintf(w->error, sizeof(w->error), "%s", m->job->reason);
+    accel__v1__get_reply__free_unpacked(m, NULL);
+    return w->error;
+}
+
+/* Accepted, and placed nowhere yet. */
+static void assert_waits(struct world *w, struct ask ask, uint64_t job, const char *words)
+{
+    assert_string_equal(submit(w, ask), "");
+    assert_string_equal(w->error, "");
+    assert_string_equal(reason_of(w, job), words);
+}
+
+static void test_nodes_of_the_store_count(void **state)
+{
+    struct world *w = *state;
+    join(w, "a", 4, 0, "", 0, 0);
+    join(w, "b", 4, 0, "", 0, 0);
+    join(w, "c", 4, 0, "", 0, 0);
+    restart(w);
+    join(w, "a", 4, 0, "", 0, 0);
+    assert_waits(w, (struct ask){3, 1, CPU, NULL, NULL}, 1, "waits for nodes b, c to come back");
+    join(w, "c", 4, 0, "", 0, 0);
+    assert_string_equal(reason_of(w, 1), "waits for node b to come back");
+    submit(w, (struct ask){4, 1, CPU, NULL, NULL});
+    assert_refused(w, "3 nodes have that");
+    join(w, "b", 4, 0, "", 0, 0);
+    note_starts(w);
+    assert_string_equal(w->placed, "a:0-0 b:1-1 c:2-2");
+}
+
+/* A slice is told with the Hello only: until then its nodes might be any. */
+static void test_slices_of_the_store_count(void **state)
+{
+    struct world *w = *state;
+    join(w, "x0", 0, 4, "x", 2, 0);
+    join(w, "x1", 0, 4, "x", 2, 1);
+    join(w, "y0", 0, 4, "y", 2, 0);
+    join(w, "y1", 0, 4, "y", 2, 1);
+    join(w, "c", 4, 0, "", 0, 0);
+    restart(w);
+    join(w, "c", 4, 0, "", 0, 0);
+    join(w, "x0", 0, 4, "x", 2, 0);
+    join(w, "x1", 0, 4, "x", 2, 1);
+    submit(w, (struct ask){5, 1, TPU, NULL, NULL});
+    assert_refused(w, "4 nodes have that");
+    assert_waits(w, (struct ask){4, 1, TPU, NULL, NULL}, 1,
+                 "waits for nodes y0, y1 to tell what they are");
+    assert_string_equal(submit(w, (struct ask){1, 1, CPU, NULL, NULL}), "c:0-0"); /* not behind */
+    join(w, "y0", 0, 4, "y", 2, 0);
+    assert_string_equal(reason_of(w, 1), "waits for node y1 to tell what it is");
+    join(w, "y1", 0, 4, "y", 2, 1);
+    note_starts(w);
+    assert_string_equal(w->placed, "x0:0-0 x1:1-1 y0:2-2 y1:3-3");
+}
+
+static void enrol(struct world *w, const char *name)
+{
+    static const uint8_t hash[PKI_HASH_BYTES] = {9};
+    Accel__V1__CreateNodeTokenRequest token = ACCEL__V1__CREATE_NODE_TOKEN_REQUEST__INIT;
+    Accel__V1__EnrollRequest rq = ACCEL__V1__ENROLL_REQUEST__INIT;
+    uint8_t id[LIMIT_REQUEST_ID_BYTES] = {++w->requests};
+    const struct coord_grant grant = {.hash = hash,
+                                      .certificate_pem = "cert",
+                                      .ca_pem = "ca",
+                                      .serial = name,
+                                      .not_after_ms = LIMIT_CERTIFICATE_MS,
+                                      .token = "token"};
+    rq.request_id = (ProtobufCBinaryData){sizeof(id), id};
+    rq.node = (char *)name;
+    rq.machine_id = (char *)name;
+    step_as(w, COORD_CREATE_TOKEN, RPC_OPEN, 98, &token.base, &grant);
+    step_as(w, COORD_ENROLL, RPC_OPEN, 97, &rq.base, &grant);
+    assert_int_equal(w->batch.outputs[0].code, 0);
+}
+
+static void test_enrolled_nodes_count(void **state)
+{
+    struct world *w = *state;
+    join(w, "a", 4, 0, "", 0, 0);
+    submit(w, (struct ask){2, 1, CPU, NULL, NULL});
+    assert_refused(w, "1 node has that");
+    enrol(w, "b");
+    restart(w);
+    join(w, "a", 4, 0, "", 0, 0);
+    assert_waits(w, (struct ask){2, 1, CPU, NULL, NULL}, 1, "waits for node b to tell what it is");
+    assert_string_equal(submit(w, (struct ask){1, 1, CPU, NULL, NULL}), "a:0-0");
+    submit(w, (struct ask){3, 1, CPU, NULL, NULL});
+    assert_refused(w, "1 node has that");
+    submit(w, (struct ask){2, 1, CPU, NULL, "b"}); /* it does not wait for whom it leaves out */
+    assert_refused(w, "1 node has that");
+    assert_waits(w, (struct ask){1, 1, CPU, "b", NULL}, 3, "waits for node b to tell what it is");
+    join(w, "b", 4, 0, "", 0, 0);
+    note_starts(w);
+    assert_string_equal(w->placed, "b:0-0 b:1-1"); /* of two jobs */
+}
+
+static void test_left_out_nodes_are_named(void **state)
+{
+    struct world *w = *state;
+    join(w, "a", 4, 0, "", 0, 0);
+    join(w, "b", 4, 0, "", 0, 0);
+    submit(w, (struct ask){2, 1, CPU, NULL, "b"});
+    assert_refused(w, "why: left out by --exclude: b; node a has 4 CPU slots,");
+    submit(w, (struct ask){1, 8, CPU, "a", NULL});
+    assert_refused(w, "why: left out by --nodelist: b; node a has 4 CPU slots,");
+    submit(w, (struct ask){1, 8, CPU, NULL, NULL});
+    assert_refused(w, "why: node a has 4 CPU slots,");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_fullest_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_names, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slices_are_whole, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nodes_of_the_store_count, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_slices_of_the_store_count, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_enrolled_nodes_count, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_left_out_nodes_are_named, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
