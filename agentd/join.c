@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "accel/v1/trust.pb-c.h"
@@ -17,6 +16,7 @@
 #include "agentd/node.h"
 #include "common/clock.h"
 #include "common/codec.h"
+#include "common/hash.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/path.h"
@@ -24,23 +24,10 @@
 
 #define ROUNDS         5    /* through the addresses of a token, with pauses of 1, 2, 4, 8 s */
 #define ROUND_PAUSE_MS 1000 /* doubling */
+/* One round, and so long for each address, where the node is enrolled already: work waits for it */
+#define SHORT_CONNECT_MS 3000
 
-/* --- files --- */
-
-int join_path(const char *dir, const char *name, char *path, struct accel_error *err)
-{
-    if ((size_t)snprintf(path, PATH_MAX, "%s/%s", dir, name) >= PATH_MAX)
-        return error_set(err, ACCEL_EINVAL, "%s: the path is too long", dir);
-    return 0;
-}
-
-int join_write(const char *dir, const char *name, const char *text, struct accel_error *err)
-{
-    char path[PATH_MAX];
-    int r = join_path(dir, name, path, err);
-
-    return r < 0 ? r : path_write_atomic(AT_FDCWD, path, text, strlen(text), 0600, true, err);
-}
+/* --- texts --- */
 
 static int read_text(const char *path, char **ret_text, struct accel_error *err)
 {
@@ -126,6 +113,8 @@ struct enrolment {
     uv_loop_t *loop;
     const struct remote_ops *remote;
     const Accel__V1__EnrolToken *token;
+    char token_hash[HASH_HEX_SIZE];
+    bool is_enrolled; /* there is something to go on with */
     Accel__V1__EnrollRequest request;
     const char *address; /* that answered */
     char *cert, *ca;
@@ -169,8 +158,11 @@ static int call(struct enrolment *e, const char *where, struct accel_error *err)
 
     if (r < 0)
         return r;
-    const struct remote_channel_config config = {
-        .host = address.host, .port = address.port, .tls = {.ca_pem = e->token->ca_pem}};
+    const struct remote_channel_config config = {.host = address.host,
+                                                 .port = address.port,
+                                                 .tls = {.ca_pem = e->token->ca_pem},
+                                                 .connect_timeout_ms =
+                                                     e->is_enrolled ? SHORT_CONNECT_MS : 0};
     r = e->remote->channel_create(e->loop, &config, &channel, err);
     if (r < 0)
         return r;
@@ -216,17 +208,18 @@ static void pause_for(uv_loop_t *loop, uint64_t ms)
 /* A machine that has just booted may be before its network, and a coordinator be restarting. */
 static int call_until_answered(struct enrolment *e, struct accel_error *err)
 {
+    const unsigned rounds = e->is_enrolled ? 1 : ROUNDS;
     uint64_t pause_ms = ROUND_PAUSE_MS;
     int r = ACCEL_EUNAVAIL;
 
-    for (unsigned round = 0; round < ROUNDS; round++) {
+    for (unsigned round = 0; round < rounds; round++) {
         for (size_t i = 0; i < e->token->n_addresses; i++) {
             r = call(e, e->token->addresses[i], err);
             if (r != ACCEL_EUNAVAIL && r != ACCEL_ECLOSED && r != ACCEL_ETIME)
                 return r;
             log_warn("cannot enrol at %s: %s", e->token->addresses[i], err->text);
         }
-        if (round + 1 < ROUNDS)
+        if (round + 1 < rounds)
             pause_for(e->loop, pause_ms);
         pause_ms *= 2;
     }
@@ -237,29 +230,26 @@ static int call_until_answered(struct enrolment *e, struct accel_error *err)
 
 /* --- enrolment --- */
 
-/* The address comes last: with it the node counts as enrolled. */
-static int keep(struct enrolment *e, const char *dir, const char *key, struct accel_error *err)
+static int keep(struct enrolment *e, const char *state_dir, const char *key,
+                struct accel_error *err)
 {
     const struct pki_ops *pki = e->remote->pki;
+    const struct join_files files = {.key_pem = key,
+                                     .ca_pem = e->token->ca_pem,
+                                     .cert_pem = e->cert,
+                                     .token_hash = e->token_hash,
+                                     .address = e->address};
     int r = pki->match(key, e->cert, err);
 
     if (r == 0)
         r = pki->verify(e->token->ca_pem, e->cert, clock_wall_ms(), err);
     if (r < 0)
         return error_wrap(err, r, "the certificate that came is no good here");
-    r = path_make_private(dir, err);
-    if (r == 0)
-        r = join_write(dir, "node.key", key, err);
-    if (r == 0)
-        r = join_write(dir, "ca.pem", e->token->ca_pem, err);
-    if (r == 0)
-        r = join_write(dir, "node.pem", e->cert, err);
-    if (r == 0)
-        r = join_write(dir, "coordinator", e->address, err);
-    return r;
+    return join_replace(state_dir, &files, err);
 }
 
-static int enrol(struct enrolment *e, const char *dir, const char *name, struct accel_error *err)
+static int enrol(struct enrolment *e, const char *state_dir, const char *name,
+                 struct accel_error *err)
 {
     AUTO_FREE char *key = NULL, *csr = NULL;
     uint8_t id[LIMIT_REQUEST_ID_BYTES];
@@ -279,7 +269,7 @@ static int enrol(struct enrolment *e, const char *dir, const char *name, struct 
     e->request.csr_pem = csr;
     r = call_until_answered(e, err);
     if (r == 0)
-        r = e->cert ? keep(e, dir, key, err)
+        r = e->cert ? keep(e, state_dir, key, err)
                     : error_set(err, ACCEL_EPROTO, "an empty answer to the enrolment");
     if (r == 0)
         log_info("enrolled as node %s at %s", name, e->address);
@@ -291,14 +281,12 @@ static int enrol(struct enrolment *e, const char *dir, const char *name, struct 
 
 /* --- what is there already --- */
 
-/* Whose certificate it is. One that is not valid now is told, and used all the same: the clock may
- * be set while we run. */
+/* Whose certificate it is. ACCEL_ESTALE: it is not valid now; *ret is filled then too. */
 static int read_identity(const struct remote_ops *remote, const char *dir, struct pki_cert *ret,
                          struct accel_error *err)
 {
     AUTO_FREE char *pem = NULL, *ca = NULL;
     char path[PATH_MAX];
-    struct accel_error why;
     int r = join_path(dir, "node.pem", path, err);
 
     if (r == 0)
@@ -311,14 +299,7 @@ static int read_identity(const struct remote_ops *remote, const char *dir, struc
         r = read_text(path, &ca, err);
     if (r < 0)
         return r;
-    r = remote->pki->verify(ca, pem, clock_wall_ms(), &why);
-    if (r == ACCEL_ESTALE) {
-        log_error("%s", why.text);
-        return 0;
-    }
-    if (r < 0)
-        *err = why;
-    return r;
+    return remote->pki->verify(ca, pem, clock_wall_ms(), err);
 }
 
 static int use_files(struct acceld_options *o, const char *dir, const struct remote_ops *remote,
@@ -329,7 +310,9 @@ static int use_files(struct acceld_options *o, const char *dir, const struct rem
     AUTO_FREE char *address = NULL;
     int r = read_identity(remote, dir, &cert, err);
 
-    if (r < 0)
+    if (r == ACCEL_ESTALE) /* used all the same: the clock may be set while we run */
+        log_error("%s", err->text);
+    else if (r < 0)
         return error_wrap(err, r, "cannot use the certificate in %s", dir);
     if (o->is_name_given && strcmp(o->node_name, cert.name) != 0)
         return error_set(err, ACCEL_EEXIST,
@@ -347,35 +330,83 @@ static int use_files(struct acceld_options *o, const char *dir, const struct rem
     return r;
 }
 
+/* --- a token, and what is there already --- */
+
+/* The token that this node came with, or one that was refused here before. */
+static bool is_old_token(const char *dir, const char *hash)
+{
+    char path[PATH_MAX];
+    AUTO_FREE char *text = NULL;
+
+    return join_path(dir, "token", path, NULL) == 0 && read_text(path, &text, NULL) == 0 &&
+           !strcmp(text, hash);
+}
+
+/* Who this machine was, when nobody says who it is to be. */
+static void keep_name(struct acceld_options *o, const char *dir, const struct remote_ops *remote)
+{
+    struct pki_cert cert;
+    int r = o->is_name_given ? ACCEL_EEXIST : read_identity(remote, dir, &cert, NULL);
+
+    if (r == 0 || r == ACCEL_ESTALE)
+        str_copy(o->node_name, sizeof(o->node_name), cert.name);
+}
+
+static int redeem(struct enrolment *e, struct acceld_options *o, const struct state *state,
+                  const char *dir, const char *text, struct accel_error *err)
+{
+    Accel__V1__EnrolToken *token = NULL;
+    uint8_t hash[HASH_BYTES];
+    int r = decode_token(text, &token, err);
+
+    if (r < 0)
+        return r;
+    e->token = token;
+    e->remote->pki->sha256(token->secret.data, token->secret.len, hash);
+    hash_hex(hash, e->token_hash);
+    if (!e->is_enrolled || !is_old_token(dir, e->token_hash)) {
+        if (e->is_enrolled)
+            keep_name(o, dir, e->remote);
+        r = enrol(e, state->dir, o->node_name, err);
+        if (r == ACCEL_EPERM && e->is_enrolled) /* it never will be any good */
+            join_write(dir, "token", e->token_hash, NULL);
+    }
+    explicit_bzero(token->secret.data, token->secret.len);
+    accel__v1__enrol_token__free_unpacked(token, NULL);
+    return r;
+}
+
 int join_start(uv_loop_t *loop, struct acceld_options *o, const struct state *state,
                struct accel_error *err)
 {
     struct enrolment e = {.loop = loop};
     char dir[PATH_MAX], path[PATH_MAX];
     AUTO_FREE char *text = NULL;
-    int r = take_token_text(o, &text, err);
+    int r = join_path(state->dir, "tls", dir, err);
 
     if (r == 0)
-        r = join_path(state->dir, "tls", dir, err);
-    if (r == 0)
         r = join_path(dir, "coordinator", path, err);
+    if (r == 0)
+        r = join_recover(state->dir, err);
     if (r < 0)
         return r;
-    bool is_enrolled = access(path, F_OK) == 0;
+    e.is_enrolled = access(path, F_OK) == 0;
+    r = take_token_text(o, &text, err);
     bool is_local = o->is_coordinator_given && strncmp(o->coordinator, "unix:", 5) == 0;
-    if ((!is_enrolled && !text) || is_local)
-        return 0;
-    Accel__V1__EnrolToken *token = NULL;
-    r = remote_load(&e.remote, err);
-    if (r == 0 && !is_enrolled)
-        r = decode_token(text, &token, err);
-    forget(text);
-    if (r == 0 && token) {
-        e.token = token;
-        r = enrol(&e, dir, o->node_name, err);
-        explicit_bzero(token->secret.data, token->secret.len);
+    if ((r == 0 && !e.is_enrolled && !text) || is_local)
+        return r;
+    if (r == 0 || e.is_enrolled) {
+        int loaded = remote_load(&e.remote, r == 0 ? err : NULL);
+        if (loaded < 0)
+            return loaded;
     }
-    if (token)
-        accel__v1__enrol_token__free_unpacked(token, NULL);
-    return r < 0 ? r : use_files(o, dir, e.remote, err);
+    if (r == 0 && text)
+        r = redeem(&e, o, state, dir, text, err);
+    forget(text);
+    if (r < 0 && !e.is_enrolled)
+        return r;
+    if (r < 0)
+        log_warn("the enrolment token is not taken, this node goes on with what it has: %s",
+                 err->text);
+    return use_files(o, dir, e.remote, err);
 }

@@ -574,7 +574,9 @@ uint32_t node_remove(struct coord *c, struct node *n)
     }
     if (session) {
         out_fail(c, session->id, ACCEL_EPERM,
-                 "node %s was removed\ntry: remove its STATE/tls and enrol it again", n->name);
+                 "node %s was removed\ntry: accelctl node token, and start its acceld with --join"
+                 " TOKEN",
+                 n->name);
         session_apply(c, session, SESSION_EV_LOST, NULL);
     }
     snprintf(text, sizeof(text), "node %s was removed", n->name);

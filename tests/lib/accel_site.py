@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 
-from accel_test import (DEADLINE_S, PYTHON, ROOT, Failure, check, open_programs,
+from accel_test import (DEADLINE_S, PYTHON, ROOT, Failure, check, check_equal, open_programs,
                         wait_pid_gone)
 
 NAMES = ("job", "node", "event", "admin", "agent", "trust")
@@ -133,9 +133,6 @@ class Site:
         self.state = os.path.join(c.state_home, "coordinator")
         self.address = "127.0.0.1:%d" % self.port
         c.env["ACCEL_COORDINATOR"] = "unix:" + self.socket
-        # Leaks are for the unit tests of the module: at exit the leak checker trips over threads of
-        # gRPC that have ended but a moment ago.
-        c.env["ASAN_OPTIONS"] = "halt_on_error=1:abort_on_error=1:detect_leaks=0"
         self.args = args
         self.coordinator = self.start_coordinator()
 
@@ -253,6 +250,51 @@ class Site:
                 self.stop(p)
 
 
+class Process:
+    """A daemon that may not come up; its log is read from the file."""
+
+    def __init__(self, site, name, program, *args, prefix=(), env=None):
+        self.path = os.path.join(site.c.state_home, name + ".log")
+        with open(self.path, "ab") as f:
+            self.begin = f.tell()  # others have written before
+            self.popen = subprocess.Popen(
+                list(prefix) + [os.path.join(site.c.bin, program)] + list(args), cwd=site.c.work,
+                env={**site.c.env, **(env or {})}, stdin=subprocess.DEVNULL, stdout=f, stderr=f)
+        site.daemons.append(self.popen)
+        self.pid = self.popen.pid
+
+    def log(self):
+        with open(self.path, errors="replace") as f:
+            f.seek(self.begin)
+            return f.read()
+
+    def expect(self, words):
+        until(lambda: words in self.log() or self.popen.poll() is not None,
+              "the log tells %r:\n%s" % (words, self.log()[-2000:]))
+        check(words in self.log(), "it ended without %r:\n%s", words, self.log()[-2000:])
+
+    def ends(self, rc):
+        check_equal(self.popen.wait(DEADLINE_S), rc, "exit code; log:\n" + self.log()[-2000:])
+        return self.log()
+
+
+def dated(c, site, csr, extensions, start, end):
+    """A certificate of the cluster's CA for these dates."""
+    folder = os.path.join(site.folder, "ca")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "index"), "w"):
+        pass
+    for name, text in (("csr", csr), ("ext", extensions), ("cnf", (
+            "[ca]\ndefault_ca=d\n[d]\ndatabase=%s/index\nnew_certs_dir=%s\nrand_serial=yes\n"
+            "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n" % (folder, folder)))):
+        with open(os.path.join(folder, name), "w") as f:
+            f.write(text)
+    tls = os.path.join(site.state, "tls")
+    return openssl("ca", "-batch", "-notext", "-config", folder + "/cnf", "-in", folder + "/csr",
+                   "-cert", tls + "/ca.pem", "-keyfile", tls + "/ca.key", "-extfile",
+                   folder + "/ext", "-startdate", start, "-enddate", end)
+
+
 def secret_of(token):
     text = token[len("accel-"):]
     packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -301,5 +343,5 @@ class Session:
         self.thread.join(DEADLINE_S)
 
 
-__all__ = ["Identity", "Session", "Site", "blocks", "new_csr", "new_key", "openssl", "secret_of",
-           "stubs", "until", "wait_pid_gone", "why_no_grpc"]
+__all__ = ["Identity", "Process", "Session", "Site", "blocks", "dated", "new_csr", "new_key",
+           "openssl", "secret_of", "stubs", "until", "wait_pid_gone", "why_no_grpc"]

@@ -21,7 +21,7 @@ import threading
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from accel_test import (DEADLINE_S, Mailbox, check, check_equal, is_alive,  # noqa: E402
                         main, read_proc, test)
-from accel_site import (Site, free_port, new_csr, openssl, until,  # noqa: E402
+from accel_site import (Process, Site, dated, free_port, new_csr, until,  # noqa: E402
                         why_no_grpc)
 
 NO_WAY = "no way to the coordinator yet: "
@@ -60,34 +60,6 @@ def namespace(c, script):
         keeper.wait()
         keeper.stdin.close()
         keeper.stdout.close()
-
-
-class Process:
-    """A daemon that may not come up; its log is read from the file."""
-
-    def __init__(self, site, name, program, *args, prefix=(), env=None):
-        self.path = os.path.join(site.c.state_home, name + ".log")
-        with open(self.path, "ab") as f:
-            self.begin = f.tell()  # others have written before
-            self.popen = subprocess.Popen(
-                list(prefix) + [os.path.join(site.c.bin, program)] + list(args), cwd=site.c.work,
-                env={**site.c.env, **(env or {})}, stdin=subprocess.DEVNULL, stdout=f, stderr=f)
-        site.daemons.append(self.popen)
-        self.pid = self.popen.pid
-
-    def log(self):
-        with open(self.path, errors="replace") as f:
-            f.seek(self.begin)
-            return f.read()
-
-    def expect(self, words):
-        until(lambda: words in self.log() or self.popen.poll() is not None,
-              "the log tells %r:\n%s" % (words, self.log()[-2000:]))
-        check(words in self.log(), "it ended without %r:\n%s", words, self.log()[-2000:])
-
-    def ends(self, rc):
-        check_equal(self.popen.wait(DEADLINE_S), rc, "exit code; log:\n" + self.log()[-2000:])
-        return self.log()
 
 
 def acceld(site, name, *args, **how):
@@ -327,23 +299,6 @@ def frozen(c, site):
 
 
 # ---- clocks ----
-
-
-def dated(c, site, csr, extensions, start, end):
-    """A certificate of the cluster's CA for these dates."""
-    folder = os.path.join(site.folder, "ca")
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "index"), "w"):
-        pass
-    for name, text in (("csr", csr), ("ext", extensions), ("cnf", (
-            "[ca]\ndefault_ca=d\n[d]\ndatabase=%s/index\nnew_certs_dir=%s\nrand_serial=yes\n"
-            "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n" % (folder, folder)))):
-        with open(os.path.join(folder, name), "w") as f:
-            f.write(text)
-    tls = os.path.join(site.state, "tls")
-    return openssl("ca", "-batch", "-notext", "-config", folder + "/cnf", "-in", folder + "/csr",
-                   "-cert", tls + "/ca.pem", "-keyfile", tls + "/ca.key", "-extfile",
-                   folder + "/ext", "-startdate", start, "-enddate", end)
 
 
 DATES = (("20400101000000Z", "20410101000000Z", "not valid yet", "begins 2040-01-01"),

@@ -1,0 +1,157 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""How a machine comes into a cluster again: one that was removed, whose certificate has ended, or
+whose first enrolment was cut off; and what a token that is no good leaves as it was.
+
+Real daemons over loopback with real certificates.
+"""
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from accel_test import check, check_equal, main, test  # noqa: E402
+from accel_site import Process, Site, dated, new_csr, until, why_no_grpc  # noqa: E402
+
+
+def site_test(sentence, *args, **how):
+    def add(function):
+        def run(c):
+            site = Site(c, *args)
+            try:
+                function(c, site)
+            finally:
+                site.close()
+        run.__name__ = function.__name__
+        test(sentence, **{"needs": why_no_grpc, **how})(run)
+        return function
+    return add
+
+
+def acceld(site, name, *args, **how):
+    return Process(site, name, "acceld", "--state-dir", site.node_state(name), "--devices",
+                   "cpu:4", *args, **how)
+
+
+def files(site, name):
+    """What the enrolment of this node has left."""
+    folder, found = os.path.join(site.node_state(name), "tls"), {}
+    for file in os.listdir(folder):
+        with open(os.path.join(folder, file)) as f:
+            found[file] = f.read()
+    return found
+
+
+def stop(p, site):
+    p.popen.terminate()
+    p.ends(0)
+
+
+def nodes(c):
+    return [n["name"] for n in c.ok("nodes", "-o", "json").json()["items"]
+            if n["state"] == "READY"]
+
+
+@site_test("a node that was removed: a token that is no good changes nothing, a new one lets it in")
+def again(c, site):
+    first = site.token()
+    p = site.acceld("n1", token=first)
+    c.ok("node", "remove", "n1")
+    until(lambda: "was revoked" in site.log("n1"), "acceld says why it is not let in")
+    site.stop(p)
+    before = files(site, "n1")
+    used = site.token()
+    site.stop(site.acceld("n2", token=used))
+    for bad, why in ((used, "was used"), (first[:-9], "cut or changed"), ("hello", "no enrolment")):
+        p = acceld(site, "n1", "--join", bad)
+        p.expect("not taken")
+        check(why in p.log(), "why: %s", p.log())
+        p.expect("was revoked")  # it goes on with what it has
+        check_equal({k: v for k, v in files(site, "n1").items() if k != "token"},
+                    {k: v for k, v in before.items() if k != "token"}, "what it has")
+        stop(p, site)
+    good = site.token()
+    p = acceld(site, "n1", "--join", good)  # the name is that of its certificate
+    p.expect("welcomed")
+    check("enrolled as node n1" in p.log(), "its name: %s", p.log())
+    check_equal(nodes(c), ["n1"], "nodes")
+    check(files(site, "n1")["node.pem"] != before["node.pem"], "a certificate of its own")
+    stop(p, site)
+
+
+@site_test("the token of the enrolment stays on the command line: every restart works, asks nobody")
+def same_token(c, site):
+    token = site.token()
+    site.stop(site.acceld("n1", token=token))
+    before = files(site, "n1")
+    for args in (("--join", token), ("--join", "@" + c.path("nowhere")), ("--join", token)):
+        p = acceld(site, "n1", *args)
+        p.expect("welcomed")
+        stop(p, site)
+        check_equal(files(site, "n1"), before, "what it has")
+    check_equal(site.refused("tokens"), 0, "refused")
+    other = site.token()  # one that it has not seen, and that nobody answers to
+    site.coordinator.kill()
+    site.coordinator.wait()
+    p = acceld(site, "n1", "--join", other)
+    p.expect("not taken")
+    p.expect("no way to the coordinator")
+    check_equal(files(site, "n1"), before, "what it has")
+    site.coordinator = site.start_coordinator()
+    p.expect("welcomed")
+    stop(p, site)
+
+
+@site_test("a node whose certificate has ended while it was off: a new token lets it in")
+def ended(c, site):
+    token = site.token()
+    site.stop(site.acceld("n1", token=token))
+    path = os.path.join(site.node_state("n1"), "tls", "node.pem")
+    csr = new_csr(site.node_identity("n1").key, "n1", site.folder)
+    with open(path, "w") as f:
+        f.write(dated(c, site, csr, "subjectAltName=URI:accel://node/n1\n", "20200101000000Z",
+                      "20200201000000Z"))
+    p = acceld(site, "n1", "--join", token)
+    p.expect("not valid any more")
+    stop(p, site)
+    p = acceld(site, "n1", "--join", site.token())
+    p.expect("welcomed")
+    stop(p, site)
+    acceld(site, "n1").expect("welcomed")
+
+
+@site_test("a replacement of the files that was cut off anywhere: finished, or as it was before")
+def cut_off(c, site):
+    site.stop(site.acceld("n1", token=site.token()))
+    state = site.node_state("n1")
+    tls, fresh, aside = (os.path.join(state, n) for n in ("tls", "tls.new", "tls.old"))
+    old = files(site, "n1")
+    c.ok("node", "remove", "n1")
+    p = acceld(site, "n1", "--join", site.token())
+    p.expect("welcomed")
+    stop(p, site)
+    new = files(site, "n1")
+
+    def put(path, what):
+        os.mkdir(path, 0o700)
+        for name, text in what.items():
+            with open(os.path.join(path, name), "w", opener=lambda p, f: os.open(p, f, 0o600)) as f:
+                f.write(text)
+
+    def clear():
+        for path in (tls, fresh, aside):
+            shutil.rmtree(path, ignore_errors=True)
+    for have in ((tls, old), (fresh, new)), ((aside, old), (fresh, new)), ((fresh, new),), (
+            (tls, new), (aside, old)), ((tls, new), (fresh, {"node.key": "x"})):
+        clear()
+        for path, what in have:
+            put(path, what)
+        p = acceld(site, "n1")
+        p.expect("welcomed")
+        stop(p, site)
+        check_equal(files(site, "n1"), new, "files after %s" % [path for path, _ in have])
+        check(not os.path.exists(fresh) and not os.path.exists(aside), "nothing is left beside")
+
+
+if __name__ == "__main__":
+    main()
