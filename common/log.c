@@ -112,8 +112,15 @@ void log_line(enum log_level level, const char *fmt, ...)
     va_end(args);
     size_t end = start + strlen(line + start);
     for (size_t i = start; i < end; i++) {
-        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f) {
-            line[i] = line[i] == '\n' ? ';' : ' ';
+        if (line[i] == '\n') { /* "no disk\nwhy: ..." reads "no disk; why: ..." */
+            line[i] = ';';
+            if (i + 1 < end && end < sizeof(line) - 1) {
+                memmove(line + i + 2, line + i + 1, end - i - 1);
+                line[i + 1] = ' ';
+                end++;
+            }
+        } else if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f) {
+            line[i] = ' ';
         }
     }
     line[end++] = '\n';

@@ -213,7 +213,7 @@ static void test_log(void **state)
         assert_true(*p == '\n' || *p >= 0x20);
     }
     assert_int_equal(lines, 3);
-    assert_memory_equal(text + 24, " acceld: error: no disk;why:  [2J\n", 34);
+    assert_memory_equal(text + 24, " acceld: error: no disk; why:  [2J\n", 35);
     assert_int_equal(text[23], 'Z');
     assert_true(strlen(text) < 4096 + 200);
     assert_non_null(strstr(text, "acceld: warning: last\n"));
