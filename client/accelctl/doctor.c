@@ -213,9 +213,10 @@ static void look_at_node(struct doctor *d, const Accel__V1__Node *n)
 static void on_nodes(void *ctx, const ProtobufCMessage *msg)
 {
     const Accel__V1__NodesReply *reply = (const Accel__V1__NodesReply *)msg;
+    AUTO_FREE const Accel__V1__Node **nodes = view_sorted_nodes(reply);
 
     for (size_t i = 0; i < reply->n_nodes; i++)
-        look_at_node(ctx, reply->nodes[i]);
+        look_at_node(ctx, nodes[i]);
     if (reply->n_nodes == 0)
         doctor_add(ctx, "nodes", DOCTOR_NOTE,
                    "accelctl nodes starts one here, acceld --join elsewhere",

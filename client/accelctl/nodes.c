@@ -182,15 +182,16 @@ static void on_nodes(void *ctx, const ProtobufCMessage *msg)
 {
     struct listing *l = ctx;
     const Accel__V1__NodesReply *reply = (const Accel__V1__NodesReply *)msg;
+    AUTO_FREE const Accel__V1__Node **nodes = view_sorted_nodes(reply);
 
     for (size_t i = 0; i < reply->n_nodes; i++) {
         l->shown++;
         if (l->items)
-            view_items_add(l->items, view_node(reply->nodes[i]));
+            view_items_add(l->items, view_node(nodes[i]));
         else if (l->table)
-            add_row(l, reply->nodes[i]);
+            add_row(l, nodes[i]);
         else
-            str_addf(&l->names, "%s\n", reply->nodes[i]->name);
+            str_addf(&l->names, "%s\n", nodes[i]->name);
     }
 }
 

@@ -242,6 +242,22 @@ json_t *view_job(const Accel__V1__Job *job, bool has_attempts)
     return o;
 }
 
+static int compare_names(const void *a, const void *b)
+{
+    return strverscmp((*(const Accel__V1__Node *const *)a)->name,
+                      (*(const Accel__V1__Node *const *)b)->name);
+}
+
+const Accel__V1__Node **view_sorted_nodes(const Accel__V1__NodesReply *reply)
+{
+    const Accel__V1__Node **nodes = xcalloc(reply->n_nodes + 1, sizeof nodes[0]);
+
+    for (size_t i = 0; i < reply->n_nodes; i++)
+        nodes[i] = reply->nodes[i];
+    qsort(nodes, reply->n_nodes, sizeof nodes[0], compare_names);
+    return nodes;
+}
+
 static json_t *view_links(const Accel__V1__Device *d)
 {
     json_t *list = json_array();

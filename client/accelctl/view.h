@@ -24,6 +24,9 @@ json_t *view_job(const Accel__V1__Job *job, bool has_attempts);
 json_t *view_node(const Accel__V1__Node *node);
 json_t *view_event(const Accel__V1__Event *ev);
 
+/* Those of a reply by name, n2 before n10: the coordinator tells them as they came. The caller
+ * frees the list, not the nodes. */
+const Accel__V1__Node **view_sorted_nodes(const Accel__V1__NodesReply *reply);
 /* "PENDING"; the result in capitals once ended ("FAILED"). Static. */
 const char *view_state_name(const Accel__V1__Job *job);
 const char *view_job_state(Accel__V1__JobState state); /* "PENDING" */

@@ -157,6 +157,29 @@ static void test_nodes_and_events(void **state)
     json_decref(o);
 }
 
+static void test_nodes_are_sorted(void **state)
+{
+    static const char *const names[] = {"n10", "n2", "head", "n1"};
+    Accel__V1__Node nodes[ARRAY_LEN(names)], *list[ARRAY_LEN(names)];
+    Accel__V1__NodesReply reply = ACCEL__V1__NODES_REPLY__INIT;
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        nodes[i] = (Accel__V1__Node)ACCEL__V1__NODE__INIT;
+        nodes[i].name = (char *)names[i];
+        list[i] = &nodes[i];
+    }
+    reply.nodes = list;
+    reply.n_nodes = ARRAY_LEN(names);
+    AUTO_FREE const Accel__V1__Node **sorted = view_sorted_nodes(&reply);
+
+    assert_string_equal(sorted[0]->name, "head");
+    assert_string_equal(sorted[1]->name, "n1");
+    assert_string_equal(sorted[2]->name, "n2");
+    assert_string_equal(sorted[3]->name, "n10");
+    reply.n_nodes = 0;
+    free(view_sorted_nodes(&reply));
+}
+
 static void test_select(void **state)
 {
     struct sample s;
@@ -468,6 +491,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_field_names),
         cmocka_unit_test(test_nodes_and_events),
+        cmocka_unit_test(test_nodes_are_sorted),
         cmocka_unit_test(test_select),
         cmocka_unit_test(test_yaml),
         cmocka_unit_test(test_items),
