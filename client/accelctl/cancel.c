@@ -27,7 +27,7 @@ static void on_cancelled(void *ctx, const ProtobufCMessage *msg)
 
     for (size_t i = 0; i < reply->n_jobs; i++) {
         const Accel__V1__CancelReply__One *one = reply->jobs[i];
-        char text[LIMIT_REASON_BYTES + 64], prefix[32];
+        char text[LIMIT_REASON_BYTES + 128], prefix[32];
 
         if (one->error[0] == '\0') {
             out->ended++;
@@ -36,8 +36,12 @@ static void on_cancelled(void *ctx, const ProtobufCMessage *msg)
         out->failed++;
         snprintf(prefix, sizeof prefix, "job %llu", (unsigned long long)one->job_id);
         bool is_named = strstr(one->error, prefix) != NULL; /* "job 7 has ended" */
-        snprintf(text, sizeof text, "%s%s%s", is_named ? "" : prefix, is_named ? "" : ": ",
-                 one->error);
+        bool has_ended = strstr(one->error, "has ended") != NULL;
+        snprintf(text, sizeof text, "%s%s%s%s%s", is_named ? "" : prefix, is_named ? "" : ": ",
+                 one->error,
+                 has_ended ? "\nwhy: nothing of it is left to end\ntry: accelctl describe "
+                           : "\ntry: accelctl ps -aA",
+                 has_ended ? prefix + 4 : "");
         cli_error_text(text);
     }
 }

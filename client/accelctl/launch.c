@@ -171,7 +171,8 @@ static void tell_status(struct launch *l)
     if (job->state == ACCEL__V1__JOB_STATE__JOB_PENDING && l->shows_waiting && job->reason &&
         strncmp(l->told_reason, job->reason, LIMIT_REASON_BYTES) != 0) {
         str_copy(l->told_reason, sizeof l->told_reason, job->reason);
-        cli_say("job %llu waits: %s", (unsigned long long)job->id, job->reason);
+        cli_say("job %llu %s%s", (unsigned long long)job->id,
+                strncmp(job->reason, "waits ", 6) == 0 ? "" : "waits: ", job->reason);
     }
     if (job->state == ACCEL__V1__JOB_STATE__JOB_RUNNING && l->told_attempt < job->attempt) {
         l->told_attempt = job->attempt;

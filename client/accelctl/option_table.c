@@ -256,6 +256,6 @@ const struct option_row option_table[] = {
      "colours on a terminal"},
     {OPT_VERBOSE, "verbose", 'v', "", FLAG, VERB_ALL, "tell more on stderr"},
     {OPT_HELP, "help", 'h', "", FLAG, VERB_ALL, "show help"},
-    {OPT_VERSION, "version", 0, "", FLAG, VERB_ALL, "show the version"},
+    {OPT_VERSION, "version", 'V', "", FLAG, VERB_ALL, "show the version"},
 };
 const size_t option_table_count = ARRAY_LEN(option_table);

@@ -3,6 +3,7 @@
  * `accelctl ps`: jobs as a table or as JSON. Which jobs is asked of the coordinator as far as it
  * can tell (ended, of all users, ids); state, user and age are sorted out here.
  */
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -20,8 +21,29 @@ struct listing {
     struct table *table;      /* else */
     struct str names;         /* VIEW_NAME */
     uint64_t last_id;
+    uint32_t states;        /* bits: places in state_names; 0: all */
+    const uint64_t *ids;    /* asked for by name */
+    size_t id_count, id_at; /* answers come in the same order */
+    uint64_t missing;       /* the first of ids that no answer came for; 0: none */
     size_t shown;
     bool has_more;
+};
+
+/* As view_state_name has them, and what Slurm and others call the same. */
+static const struct {
+    const char *name, *others;
+} state_names[] = {
+    {"PENDING", "PD,QUEUED,WAITING"},
+    {"STARTING", "CF,CONFIGURING"},
+    {"RUNNING", "R,ACTIVE"},
+    {"STOPPING", "CG,COMPLETING"},
+    {"HELD", "SUSPENDED"},
+    {"ENDED", "FINISHED"},
+    {"SUCCEEDED", "CD,COMPLETED,DONE"},
+    {"FAILED", "F"},
+    {"CANCELLED", "CA,CANCELED"},
+    {"TIMED_OUT", "TO,TIMEOUT"},
+    {"LOST", "NF,NODE_FAIL"},
 };
 
 static const struct table_column columns[] = {
@@ -41,10 +63,8 @@ static const struct table_column columns[] = {
 /* With -A the user matters in the plain table too. */
 static struct table_column columns_all[ARRAY_LEN(columns)];
 
-static bool list_has_word(const char *list, const char *word)
+static bool list_has_word(const char *list, const char *word, size_t n)
 {
-    size_t n = strlen(word);
-
     while (*list != '\0') {
         size_t len = strcspn(list, ",");
 
@@ -56,14 +76,77 @@ static bool list_has_word(const char *list, const char *word)
     return false;
 }
 
+/* The bit of a state, 0 for none. */
+static uint32_t state_bit(const char *name, size_t len)
+{
+    for (size_t i = 0; i < ARRAY_LEN(state_names); i++) {
+        if (list_has_word(state_names[i].name, name, len) ||
+            list_has_word(state_names[i].others, name, len))
+            return 1u << i;
+    }
+    return 0;
+}
+
+static int no_such_state(const char *name, struct accel_error *err)
+{
+    AUTO_STR struct str names = {0}, shown = {0};
+    const char *near = "accelctl ps -a, which shows all";
+    unsigned best = 3;
+    char upper[64];
+
+    str_copy(upper, sizeof upper, name);
+    for (char *c = upper; *c != '\0'; c++)
+        *c = *c >= 'a' && *c <= 'z' ? (char)(*c - 'a' + 'A') : *c;
+    str_init(&names);
+    str_init(&shown);
+    for (size_t i = 0; i < ARRAY_LEN(state_names); i++) {
+        unsigned d = edit_distance(upper, state_names[i].name, best - 1);
+
+        if (d < best) {
+            best = d;
+            near = state_names[i].name;
+        }
+        str_addf(&names, "%s%s", i > 0 ? ", " : "", state_names[i].name);
+    }
+    str_add_shell_quoted(&shown, name, strlen(name));
+    return error_set(err, ACCEL_EINVAL,
+                     "--state %s: no such state\nwhy: the states are %s\ntry: %s%s", shown.data,
+                     names.data, best < 3 ? "--state " : "", near);
+}
+
+static int parse_states(const char *list, uint32_t *ret_states, struct accel_error *err)
+{
+    uint32_t states = 0;
+
+    for (const char *p = list; *p != '\0'; p += strspn(p, ",")) {
+        size_t len = strcspn(p, ",");
+        uint32_t bit = state_bit(p, len);
+        char name[64];
+
+        if (bit == 0) {
+            snprintf(name, sizeof name, "%.*s", (int)MIN(len, sizeof name - 1), p);
+            return no_such_state(name, err);
+        }
+        states |= bit;
+        p += len;
+    }
+    *ret_states = states;
+    return 0;
+}
+
+static bool has_state(const struct listing *l, const char *name)
+{
+    return (l->states & state_bit(name, strlen(name))) != 0;
+}
+
 static bool is_wanted(const struct listing *l, const Accel__V1__Job *job)
 {
     const struct options *o = &l->cli->opt;
 
     if (option_given(o, OPT_USER) && strcmp(job->user, o->v[OPT_USER].text) != 0)
         return false;
-    if (option_given(o, OPT_STATE) && !list_has_word(o->v[OPT_STATE].text, view_state_name(job)) &&
-        !list_has_word(o->v[OPT_STATE].text, view_job_state(job->state)))
+    if (l->states != 0 && !has_state(l, view_state_name(job)) &&
+        !has_state(l, view_job_state(job->state)))
         return false;
     /* Not older: it still lives, or it ended after. */
     return l->since_ms == 0 || job->state != ACCEL__V1__JOB_STATE__JOB_ENDED ||
@@ -118,6 +201,17 @@ static void add_row(struct listing *l, const Accel__V1__Job *job)
     table_cell(t, job->reason, TABLE_PLAIN);
 }
 
+/* One of those asked for was passed over. */
+static void note_missing(struct listing *l, uint64_t id)
+{
+    while (l->id_at < l->id_count && l->ids[l->id_at] != id) {
+        if (l->missing == 0)
+            l->missing = l->ids[l->id_at];
+        l->id_at++;
+    }
+    l->id_at++;
+}
+
 static void on_jobs(void *ctx, const ProtobufCMessage *msg)
 {
     struct listing *l = ctx;
@@ -127,6 +221,7 @@ static void on_jobs(void *ctx, const ProtobufCMessage *msg)
         const Accel__V1__Job *job = reply->jobs[i];
 
         l->last_id = job->id;
+        note_missing(l, job->id);
         if (!is_wanted(l, job))
             continue;
         l->shown++;
@@ -147,18 +242,15 @@ static void on_jobs(void *ctx, const ProtobufCMessage *msg)
 static int fetch(struct listing *l, struct session *session, struct accel_error *err)
 {
     const struct options *o = &l->cli->opt;
-    AUTO_FREE uint64_t *ids = NULL;
     Accel__V1__ListRequest req = ACCEL__V1__LIST_REQUEST__INIT;
-    int r = parse_job_ids(o, 0, &ids, err);
+    int r;
 
-    if (r < 0)
-        return r;
     req.all_users = option_given(o, OPT_ALL_USERS) || option_given(o, OPT_USER);
     /* Who names a job, an end or a time wants ended ones too. */
     req.all_states = option_given(o, OPT_ALL_STATES) || option_given(o, OPT_STATE) ||
                      option_given(o, OPT_SINCE) || o->arg_count > 0;
-    req.ids = ids;
-    req.n_ids = o->arg_count;
+    req.ids = (uint64_t *)l->ids;
+    req.n_ids = l->id_count;
     req.limit = PAGE_JOBS;
     req.with_spec = l->items != NULL;
     do {
@@ -167,7 +259,23 @@ static int fetch(struct listing *l, struct session *session, struct accel_error 
         r = session_call(session, "/accel.v1.Jobs/List", &req.base,
                          &accel__v1__list_reply__descriptor, on_jobs, l, err);
     } while (r == 0 && l->has_more);
+    if (r == 0)
+        note_missing(l, 0);
     return r;
+}
+
+/* What is there was shown. */
+static int check_missing(const struct listing *l, struct accel_error *err)
+{
+    bool is_all = option_given(&l->cli->opt, OPT_ALL_USERS) || option_given(&l->cli->opt, OPT_USER);
+
+    if (l->missing == 0)
+        return 0;
+    return error_set(err, ACCEL_ENOENT, "no job %llu%s\nwhy: %s\ntry: accelctl ps %s",
+                     (unsigned long long)l->missing, is_all ? "" : " of yours",
+                     is_all ? "none of that id was submitted, or it has left the history"
+                            : "nobody has one of that id, or another user does",
+                     is_all ? "-aA" : "-a, or -aA for those of all users");
 }
 
 static int show(struct listing *l, struct accel_error *err)
@@ -175,6 +283,8 @@ static int show(struct listing *l, struct accel_error *err)
     const struct options *o = &l->cli->opt;
 
     if (l->table) {
+        if (l->shown == 0 && l->missing > 0)
+            return 0;
         if (l->shown == 0)
             cli_say("no jobs%s",
                     option_given(o, OPT_ALL_STATES) ? "" : "; accelctl ps -a lists ended ones too");
@@ -191,6 +301,7 @@ static int show(struct listing *l, struct accel_error *err)
 int verb_ps(struct cli *cli)
 {
     AUTO_SESSION struct session *session = NULL;
+    AUTO_FREE uint64_t *ids = NULL;
     struct listing l = {.cli = cli, .form = view_form_of(&cli->opt), .now_ms = clock_wall_ms()};
     const Accel__V1__Job example = ACCEL__V1__JOB__INIT;
     struct accel_error err = {0};
@@ -206,12 +317,20 @@ int verb_ps(struct cli *cli)
         l.table = table_create(columns_all, ARRAY_LEN(columns), l.form == VIEW_WIDE);
     if (r == 0 && option_given(&cli->opt, OPT_SINCE))
         r = parse_since(cli->opt.v[OPT_SINCE].text, l.now_ms, &l.since_ms, &err);
+    if (r == 0 && option_given(&cli->opt, OPT_STATE))
+        r = parse_states(cli->opt.v[OPT_STATE].text, &l.states, &err);
+    if (r == 0)
+        r = parse_job_ids(&cli->opt, 0, &ids, &err);
+    l.ids = ids;
+    l.id_count = cli->opt.arg_count;
     if (r == 0)
         r = session_open(cli, &session, &err);
     if (r == 0)
         r = fetch(&l, session, &err);
     if (r == 0)
         r = show(&l, &err);
+    if (r == 0)
+        r = check_missing(&l, &err);
     table_destroy(l.table);
     view_items_destroy(l.items);
     str_done(&l.names);

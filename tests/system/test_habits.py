@@ -1,0 +1,61 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""What people type who come from Slurm, kubectl, gh or docker: taken where it means the same, and
+answered with what is meant where it does not."""
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from accel_test import check, check_equal, main, test  # noqa: E402
+
+
+def check_form(result, what):
+    """What, why and try, each on a line of its own."""
+    lines = result.err.splitlines()
+    check(lines and lines[0].startswith("accelctl: error: "), "%s: %s", what, result)
+    check(any(line.startswith("try: ") for line in lines[1:]), "%s says what to try: %s", what,
+          result)
+
+
+@test("ps: ids that are nobody's, states that are none, and states of other systems")
+def ps(c):
+    c.ok("launch", "true")
+    c.fails(1, "launch", "false")
+    one = c.fails(1, "ps", "-o", "name", "2", "77", "1", "78")
+    check_equal(one.out, "2\n1\n", "those that are there")
+    check("no job 77 of yours" in one.err, "the first that is not: %s", one)
+    check_form(one, "ps 77")
+    check_form(c.fails(1, "ps", "-A", "77"), "ps -A 77")
+    check("no jobs" not in c.fails(1, "ps", "77").err, "one sentence is enough")
+    check_equal(c.ok("ps", "-o", "name", "1", "1").out, "1\n1\n", "named twice")
+    typo = c.fails(2, "ps", "-s", "pending,runing")
+    check("runing" in typo.err and "try: --state RUNNING" in typo.err, "a suggestion: %s", typo)
+    check_equal(c.ok("ps", "-o", "name", "-s", "completed,F").out, "1\n2\n", "Slurm's words")
+    check_equal(c.ok("ps", "-o", "name", "--state", "timeout").out, "", "none of them")
+
+
+@test("cancel: what cannot be ended is told with why and what to try")
+def cancel(c):
+    c.ok("launch", "true")
+    ended = c.fails(1, "cancel", "1")
+    check_form(ended, "cancel of an ended job")
+    check("try: accelctl describe 1" in ended.err, "%s", ended)
+    check_form(c.fails(1, "cancel", "99"), "cancel of no job")
+
+
+@test("launch -v says once that a job waits, and for what")
+def waits(c):
+    gate = c.gate("gate")
+    blocker = c.submit("--procs", "16", "sh", "-c", "read x < %s" % gate.path)
+    c.wait(blocker, running=True)
+    waiting = c.start("launch", "-v", "true")
+    told = waiting.expect(r"job 2 waits.*").group(0)
+    check_equal(told.count("waits"), 1, told)
+    gate.open(16)
+    check_equal(waiting.finish().rc, 0, "exit code")
+    c.wait(blocker, 0)
+    check_equal(c.ok("-V").out, c.ok("--version").out, "-V")
+
+
+if __name__ == "__main__":
+    main()
