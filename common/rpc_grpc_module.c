@@ -4,6 +4,8 @@
  * rpc_grpc*.c (transport), pki*.c (certificates). It must not be linked by any program; remote.c
  * loads it.
  */
+#include <openssl/crypto.h>
+
 #include "common/pki.h"
 #include "common/rpc_grpc_internal.h"
 
@@ -26,7 +28,12 @@ __attribute__((visibility("default"))) const struct remote_ops *accel_remote_ope
 {
     if (abi != REMOTE_ABI)
         return NULL;
+    if (!wire_host) {
+        wire_memory_prepare();
+        /* At exit gRPC's threads may still run: libcrypto must not take its tables from them. */
+        OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
+        wire_runtime_prepare();
+    }
     wire_host = host;
-    wire_runtime_prepare();
     return &ops;
 }

@@ -27,7 +27,6 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 FIXTURES = tempfile.mkdtemp(prefix="ac.fixtures.", dir="/tmp")  # the tree may be closed to others
 shutil.copytree(os.path.join(ROOT, "tests", "system", "fixtures"), FIXTURES, dirs_exist_ok=True)
-shutil.copy(os.path.join(HERE, "lsan.supp"), FIXTURES)
 os.chmod(FIXTURES, 0o755)
 atexit.register(shutil.rmtree, FIXTURES, ignore_errors=True)
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
@@ -282,8 +281,6 @@ class Cluster:
                     "ACCEL_IDLE_EXIT": "300", "PYTHONDONTWRITEBYTECODE": "1",
                     "ACCEL_TEST_CLUSTER": self.dir})
         env.setdefault("ASAN_OPTIONS", "halt_on_error=1:abort_on_error=1:detect_leaks=1")
-        env.setdefault("LSAN_OPTIONS", "print_suppressions=0:suppressions=" +
-                       os.path.join(FIXTURES, "lsan.supp"))
         env.setdefault("UBSAN_OPTIONS", "halt_on_error=1:abort_on_error=1:print_stacktrace=1")
         return env
 

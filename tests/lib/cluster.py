@@ -134,8 +134,7 @@ class Host:
         self.enter = ("nsenter", "--target", str(self.pid), "--net", "--uts", "--ipc", "--mount",
                       "--pid", "--", "env", "-C", "/srv/work")
         self.env = {"HOME": "/srv/home", "XDG_RUNTIME_DIR": "/run/user",
-                    "XDG_STATE_HOME": "/srv/state", "ACCEL_COORDINATOR": None,
-                    "LSAN_OPTIONS": "suppressions=/srv/accel/lsan:print_suppressions=0"}
+                    "XDG_STATE_HOME": "/srv/state", "ACCEL_COORDINATOR": None}
 
     def command(self, *args):
         done = subprocess.run(self.enter + args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -218,10 +217,6 @@ class Network:
         self.installed, self.upgrade = (os.path.join(c.dir, d) for d in ("accel", "upgrade"))
         install(c.bin, self.installed)
         os.mkdir(self.upgrade)
-        # When a node connects while the coordinator stops, 904 bytes of libcrypto are lost in one
-        # of twenty stops, in gRPC 1.51 as it seems. What we ask of libcrypto has unit tests.
-        with open(os.path.join(self.installed, "lsan"), "w") as f:
-            f.write("leak:CRYPTO_zalloc\n")
         names = ("head",) + nodes + ("desk",)
         self.names = "".join("10.77.0.%d %s\n" % (i, n) for i, n in enumerate(names, 1))
         self.nodes = nodes
@@ -314,7 +309,6 @@ class Network:
     def close(self):
         self.c.prefix, self.c.bin = (), os.path.join(self.installed, "bin")
         self.c.env["ACCEL_COORDINATOR"] = "unix:/nowhere"  # nothing starts there
-        self.c.env.pop("LSAN_OPTIONS", None)
         for host in self.hosts.values():
             host.close()
         if self.switch:

@@ -90,9 +90,7 @@ class World:
         self.dir = tempfile.mkdtemp(prefix="ac.grpc.", dir="/tmp")
         self.port, self.daemons = free_port(), []
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("ACCEL", "XDG_"))}
-        # Leaks are for the unit tests of the module: at exit the leak checker trips over threads of
-        # gRPC that have ended but a moment ago.
-        self.env["ASAN_OPTIONS"] = "halt_on_error=1:abort_on_error=1:detect_leaks=0"
+        self.env["ASAN_OPTIONS"] = "halt_on_error=1:abort_on_error=1:detect_leaks=1"
         self.env.update(HOME=self.dir, XDG_CONFIG_HOME=self.dir, XDG_RUNTIME_DIR=self.dir)
         self.coordinator = self.start_coordinator()
 
