@@ -310,7 +310,7 @@ static int use_files(struct acceld_options *o, const char *dir, const struct rem
     AUTO_FREE char *address = NULL;
     int r = read_identity(remote, dir, &cert, err);
 
-    if (r == ACCEL_ESTALE) /* used all the same: the clock may be set while we run */
+    if (r == ACCEL_ESTALE && !o->is_enrol_only) /* the clock may be set while we run */
         log_error("%s", err->text);
     else if (r < 0)
         return error_wrap(err, r, "cannot use the certificate in %s", dir);
@@ -393,7 +393,13 @@ int join_start(uv_loop_t *loop, struct acceld_options *o, const struct state *st
     e.is_enrolled = access(path, F_OK) == 0;
     r = take_token_text(o, &text, err);
     bool is_local = o->is_coordinator_given && strncmp(o->coordinator, "unix:", 5) == 0;
-    if ((r == 0 && !e.is_enrolled && !text) || is_local)
+    bool has_nothing = (r == 0 && !e.is_enrolled && !text) || is_local;
+    if (has_nothing && o->is_enrol_only)
+        return error_set(err, ACCEL_EINVAL,
+                         "there is nothing to enrol with\nwhy: --enrol-only needs a token, and no"
+                         " coordinator on a socket of this host\ntry: accelctl node token, there;"
+                         " then --join TOKEN");
+    if (has_nothing)
         return r;
     if (r == 0 || e.is_enrolled) {
         int loaded = remote_load(&e.remote, r == 0 ? err : NULL);
@@ -403,7 +409,7 @@ int join_start(uv_loop_t *loop, struct acceld_options *o, const struct state *st
     if (r == 0 && text)
         r = redeem(&e, o, state, dir, text, err);
     forget(text);
-    if (r < 0 && !e.is_enrolled)
+    if (r < 0 && (!e.is_enrolled || o->is_enrol_only))
         return r;
     if (r < 0)
         log_warn("the enrolment token is not taken, this node goes on with what it has: %s",

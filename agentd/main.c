@@ -103,7 +103,7 @@ static int start_spawn(struct daemon *d, struct launcher_spawned *ret_spawned,
         r = acceld_user_find(&user, d->options.user, d->options.state_dir, err);
     if (r == 0)
         r = acceld_user_state(&user, &d->state, d->options.state_dir, err);
-    if (r == 0) {
+    if (r == 0 && !d->options.is_enrol_only) {
         const struct launcher_spawn_config config = {
             .path = d->options.spawn_path,
             .attempts_dir = d->state.attempts_dir,
@@ -129,9 +129,9 @@ static int run(struct daemon *d, struct accel_error *err)
         loop_files_prepare(); /* accel-spawn keeps what was, for the jobs */
         CHECK(uv_loop_init(&d->loop) == 0);
         r = join_start(&d->loop, &d->options, &d->state, err);
-        if (r == 0)
+        if (r == 0 && !d->options.is_enrol_only)
             r = make_shell(d, &spawned, err);
-        if (r == 0)
+        if (r == 0 && !d->options.is_enrol_only)
             d->renewal = join_renewal_create(&d->loop, d->options.coordinator, &d->state);
         uv_run(&d->loop, UV_RUN_DEFAULT);
         CHECK(uv_loop_close(&d->loop) == 0);
@@ -155,5 +155,7 @@ int main(int argc, char **argv)
         r = run(&d, &err);
     if (r < 0)
         log_error("%s", err.text);
+    else if (d.options.is_enrol_only)
+        d.status = printf("%s\n", d.options.node_name) < 0 || fflush(stdout) != 0;
     return r < 0 ? (r == ACCEL_EINVAL ? 2 : 1) : d.status;
 }

@@ -24,7 +24,7 @@ struct raw { /* as the table fills it */
     struct setting_list devices;
     int64_t idle_exit_ms;
     uint64_t ready_fd, min_uid;
-    bool private_tmp;
+    bool private_tmp, enrol_only;
 };
 
 #define NO_FD    UINT64_MAX
@@ -53,6 +53,11 @@ static const struct setting rows[] = {
      .is_command_line_only = true,
      .help = "enrol with what `accelctl node token` printed: the token, @FILE or - (stdin), or in "
              "$ACCEL_JOIN_TOKEN; needed once"},
+    {.name = "enrol-only",
+     .type = SETTING_BOOL,
+     AT(enrol_only),
+     .is_command_line_only = true,
+     .help = "with join: print the node's name and end once the node is enrolled"},
     {.name = "state-dir",
      .type = SETTING_PATH,
      AT(state_dir),
@@ -189,6 +194,7 @@ static int take(struct acceld_options *o, const struct raw *raw, struct accel_er
     o->is_coordinator_given = raw->coordinator != NULL;
     o->is_name_given = raw->node_name != NULL;
     o->join = raw->join;
+    o->is_enrol_only = raw->enrol_only;
     o->address = raw->address;
     o->user = raw->user;
     o->min_uid = (uint32_t)raw->min_uid;

@@ -16,6 +16,7 @@ struct acceld_options {
     char coordinator[PATH_MAX + 8]; /* "unix:/PATH" or "HOST:PORT" */
     bool is_coordinator_given, is_name_given;
     char *join; /* --join: a token, @FILE or -; NULL: none. Of argv: wiped once it was read */
+    bool is_enrol_only;       /* come into the cluster, and end */
     char state_dir[PATH_MAX]; /* absolute */
     char node_name[65];
     const char *address; /* that other nodes dial; NULL: towards the coordinator */

@@ -30,36 +30,79 @@ static void on_token(void *ctx, const ProtobufCMessage *msg)
     t->expires_ms = reply->expires_ms;
 }
 
-static int node_token(struct cli *cli, struct session *session, struct accel_error *err)
+struct tokens {
+    enum view_form form;
+    json_t *items;   /* JSON and YAML */
+    struct str text; /* else */
+    int64_t expires_ms;
+    uint64_t count;
+};
+
+static int make_token(struct session *session, const struct options *o, struct tokens *all,
+                      struct accel_error *err)
 {
     Accel__V1__CreateNodeTokenRequest req = ACCEL__V1__CREATE_NODE_TOKEN_REQUEST__INIT;
-    enum view_form form = view_form_of(&cli->opt);
     struct token_reply t = {0};
-    char until[40];
 
-    if (option_given(&cli->opt, OPT_EXPIRES))
-        req.life_ms = cli->opt.v[OPT_EXPIRES].number;
+    if (option_given(o, OPT_EXPIRES))
+        req.life_ms = o->v[OPT_EXPIRES].number;
     int r = session_call(session, "/accel.v1.Trust/CreateNodeToken", &req.base,
                          &accel__v1__create_node_token_reply__descriptor, on_token, &t, err);
-    if (r < 0 || !t.token)
-        return r;
-    if (form == VIEW_JSON || form == VIEW_YAML) {
-        json_t *o = json_object();
-        json_object_set_new(o, "token", json_string(t.token));
-        json_object_set_new(o, "expires", view_time(t.expires_ms));
-        view_print(view_single(o), form);
-    } else {
-        AUTO_STR struct str line = {0};
-        str_init(&line);
-        str_addf(&line, "%s\n", t.token);
-        cli_write_str(STDOUT_FILENO, &line);
-        cli_say("good for one node until %s; there, with the token in a file:"
-                " acceld --join - <FILE",
-                clock_format_utc(t.expires_ms, until, sizeof until));
+    if (r == 0 && !t.token)
+        r = error_set(err, ACCEL_EPROTO, "an empty answer to the request for a token");
+    if (r == 0) {
+        json_t *item = json_object();
+        json_object_set_new(item, "token", json_string(t.token));
+        json_object_set_new(item, "expires", view_time(t.expires_ms));
+        json_array_append_new(all->items, item);
+        str_addf(&all->text, "%s\n", t.token);
+        all->expires_ms = t.expires_ms;
+        all->count++;
     }
-    explicit_bzero(t.token, strlen(t.token));
+    if (t.token)
+        explicit_bzero(t.token, strlen(t.token));
     free(t.token);
-    return 0;
+    return r;
+}
+
+static void print_tokens(const struct tokens *all, bool is_list)
+{
+    char until[40];
+
+    if (all->form == VIEW_JSON || all->form == VIEW_YAML) {
+        view_print(is_list ? view_list(json_incref(all->items))
+                           : view_single(json_incref(json_array_get(all->items, 0))),
+                   all->form);
+        return;
+    }
+    cli_write_str(STDOUT_FILENO, &all->text);
+    cli_say("%sgood for one node until %s; there, with the token in a file:"
+            " acceld --join - <FILE",
+            is_list ? "each line is " : "", clock_format_utc(all->expires_ms, until, sizeof until));
+}
+
+/* Those that were made are printed even if not all were: they are good, and somebody has to know
+ * them. */
+static int node_token(struct cli *cli, struct session *session, struct accel_error *err)
+{
+    const struct options *o = &cli->opt;
+    struct tokens all = {.form = view_form_of(o), .items = json_array()};
+    const bool is_list = option_given(o, OPT_TOKENS);
+    const uint64_t wanted = is_list ? o->v[OPT_TOKENS].number : 1;
+    int r = 0;
+
+    str_init(&all.text);
+    while (all.count < wanted && r == 0)
+        r = make_token(session, o, &all, err);
+    if (all.count > 0)
+        print_tokens(&all, is_list);
+    if (r < 0 && all.count > 0)
+        error_wrap(err, r, "only %llu of %llu tokens were made", (unsigned long long)all.count,
+                   (unsigned long long)wanted);
+    explicit_bzero(all.text.data, all.text.len);
+    str_done(&all.text);
+    json_decref(all.items);
+    return r;
 }
 
 static void on_removed(void *ctx, const ProtobufCMessage *msg)

@@ -127,6 +127,7 @@ const struct verb verb_table[VERB_COUNT] = {
      "ls: the same as `accelctl nodes`.",
      "accelctl node token > token\tthen, on the other machine: acceld --join - <token\n"
      "accelctl node token --expires 10m\tfor the next ten minutes\n"
+     "accelctl node token --count 40 > tokens\tfor forty machines, a line each\n"
      "accelctl node remove n7\tit is broken, or not trusted any more\n",
      false},
     {VERB_USER, "user", "", "{cert NAME | revoke NAME | role NAME ROLE | ls}",
@@ -244,6 +245,8 @@ const struct option_row option_table[] = {
     {OPT_NODE, "node", 0, "", TEXT("NAME"), V(EVENTS), "only of this node"},
     {OPT_EXPIRES, "expires", 0, "", OPT_TYPE_DURATION, "T", NULL, 1, LIMIT_TOKEN_MAX_MS, V(NODE),
      "the token is good for so long; default 1h"},
+    {OPT_TOKENS, "count", 0, "", OPT_TYPE_NUMBER, "N", NULL, 1, LIMIT_TOKENS, V(NODE),
+     "so many tokens, one a line, for a machine each; default 1"},
     {OPT_ROLE, "role", 0, "", CHOICE("user|operator|admin"), V(USER),
      "of a new user; default: as it is, else user"},
     {OPT_OUT, "out", 0, "", TEXT("FILE"), V(USER), "where to write it; default NAME.pem"},

@@ -101,6 +101,7 @@ enum opt_id {
     OPT_NODE,
     OPT_MAN,
     OPT_EXPIRES,
+    OPT_TOKENS,
     OPT_ROLE,
     OPT_OUT,
     OPT_COUNT

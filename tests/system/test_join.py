@@ -7,6 +7,7 @@ Real daemons over loopback with real certificates.
 """
 import os
 import shutil
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -118,6 +119,47 @@ def ended(c, site):
     p.expect("welcomed")
     stop(p, site)
     acceld(site, "n1").expect("welcomed")
+
+
+def enrol_only(c, site, name, *args):
+    return subprocess.run([os.path.join(c.bin, "acceld"), "--enrol-only", "--state-dir",
+                           site.node_state(name), *args], env=c.env, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
+                          timeout=120)
+
+
+@site_test("provisioning: tokens by the dozen, machines that enrol and start nothing")
+def provisioning(c, site):
+    tokens = c.ok("node", "token", "--count", "12").out.splitlines()
+    check_equal(len(set(tokens)), 12, "tokens")
+    check(all(t.startswith("accel-") for t in tokens), "one a line: %s", tokens)
+    items = c.ok("node", "token", "--count", "2", "-o", "json").json()["items"]
+    check_equal([sorted(i) for i in items], [["expires", "token"]] * 2, "as JSON")
+    result = c.run("node", "token", "--count", "1001")
+    check(result.rc == 2 and "1000" in result.err, "more than there may be: %s", result)
+    result = c.run("node", "token", "--count", "1000")
+    check(result.rc != 0 and "only 986 of 1000 tokens were made" in result.err, "%s", result)
+    check_equal(len(result.out.splitlines()), 986, "those that were made")
+
+    done = enrol_only(c, site, "n1", "--join", tokens[0], "--node-name", "n1")
+    check_equal((done.returncode, done.stdout), (0, "n1\n"), done.stderr)
+    check_equal(nodes(c), [], "nothing was started")
+    first = files(site, "n1")
+    for args in ((), ("--join", tokens[0])):  # again is no mistake, and costs no token
+        done = enrol_only(c, site, "n1", *args)
+        check_equal((done.returncode, done.stdout), (0, "n1\n"), done.stderr)
+    check_equal(files(site, "n1"), first, "what it has")
+    for args, rc, words in (((), 2, "nothing to enrol with"),
+                            (("--join", tokens[0]), 1, "was used"),
+                            (("--join", tokens[1], "--coordinator", "unix:/x"), 2, "nothing to")):
+        done = enrol_only(c, site, "n2", *args)
+        check_equal((done.returncode, done.stdout), (rc, ""), done.stderr)
+        check(words in done.stderr, "why: %s", done.stderr)
+    done = enrol_only(c, site, "n1", "--join", items[0]["token"][:-9])
+    check_equal((done.returncode, done.stdout), (2, ""), "it was asked for no more than this")
+    check_equal(files(site, "n1"), first, "what it has")
+    acceld(site, "n1").expect("welcomed")
+    check_equal(nodes(c), ["n1"], "nodes")
 
 
 @site_test("a replacement of the files that was cut off anywhere: finished, or as it was before")
