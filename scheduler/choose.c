@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * choose.c - which nodes carry a gang: the named and not the excluded ones, all of one kind of
+ * choose.c - which nodes carry a job: the named and not the excluded ones, all of one kind of
  * device, the fullest first; whole slices where TPU chips are asked for. Neighbour: place.c, which
  * says what one node can carry and takes the devices.
  */
@@ -173,27 +173,51 @@ static void choose_kind(const struct coord *c, const struct job *j, const struct
     ret->is_possible = ret->is_possible || ret->nodes || pick(&could, kind, j->nodes);
 }
 
-/* One node of any kind: the first that fits, without a list. */
-static bool choose_one(const struct coord *c, const struct job *j, struct arena *arena,
+/* GPUs, then TPU chips, then CPU slots, as for several nodes; then who is left with least. */
+static bool is_better(const struct candidate *a, uint32_t a_kind, const struct candidate *b,
+                      uint32_t b_kind)
+{
+    static const uint8_t order[] = {[ACCEL__V1__DEVICE_KIND__DEVICE_GPU] = 0,
+                                    [ACCEL__V1__DEVICE_KIND__DEVICE_TPU] = 1,
+                                    [ACCEL__V1__DEVICE_KIND__DEVICE_CPU] = 2};
+
+    if (!b->node)
+        return true;
+    if (a_kind != b_kind)
+        return order[a_kind] < order[b_kind];
+    if (a->left != b->left)
+        return a->left < b->left;
+    return strcmp(a->node->name, b->node->name) < 0;
+}
+
+/* One node of any kind, without a list. */
+static void choose_one(const struct coord *c, const struct job *j, struct arena *arena,
                        struct choice *ret)
 {
+    struct candidate best = {0};
+    uint32_t best_kind = 0;
+
     for (struct node *n = c->nodes; n; n = n->hh.next) {
         const Accel__V1__Slice *slice = node_slice(n);
-        if (slice && slice->nodes > 1 &&
-            place_need(j, n).kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU)
+        struct need need = place_need(j, n);
+        if (slice && slice->nodes > 1 && need.kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU)
             continue; /* taken with the rest of its slice only */
-        if (place_can_carry_now(j, n)) {
-            ret->nodes = ARENA_NEW(arena, struct node *);
-            ret->nodes[ret->count++] = n;
-            ret->is_possible = true;
-            return true;
-        }
-        if (place_could_carry(j, n)) {
-            ret->could++;
-            ret->is_possible = true;
+        if (!place_could_carry(j, n))
+            continue;
+        ret->could++;
+        ret->is_possible = true;
+        if (!place_can_carry_now(j, n))
+            continue;
+        struct candidate this = {.node = n, .left = place_count(n, need.kind, true) - need.devices};
+        if (is_better(&this, need.kind, &best, best_kind)) {
+            best = this;
+            best_kind = need.kind;
         }
     }
-    return false;
+    if (!best.node)
+        return;
+    ret->nodes = ARENA_NEW(arena, struct node *);
+    ret->nodes[ret->count++] = best.node;
 }
 
 void choose_nodes(const struct coord *c, const struct job *j, struct arena *arena,

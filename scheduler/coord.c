@@ -458,10 +458,15 @@ void coord_check(const struct coord *c)
 static void check_device_holders(const struct coord *c)
 {
     for (const struct node *n = c->nodes; n; n = n->hh.next) {
-        size_t held = 0, named = 0;
+        size_t held = 0, named = 0, unheld = 0, counted = 0;
         const struct share *s;
         for (size_t i = 0; i < n->device_count; i++)
             held += n->devices[i].holder != NULL;
+        for (size_t i = 0; i < n->device_count; i++)
+            unheld += !n->devices[i].holder && !n->devices[i].fault;
+        for (size_t k = 0; k < NODE_KINDS; k++)
+            counted += n->counts[k].free;
+        CHECK(counted == unheld);
         LIST_FOREACH(s, &n->shares, on_node)
         {
             CHECK(!s->ended && s->node == n && job_is_live(s->attempt->job));

@@ -161,7 +161,8 @@ struct device {
     struct attempt *holder;
 };
 
-struct stray { /* a fenced attempt that still has processes on the node */
+#define NODE_KINDS 4 /* enum DeviceKind, of which AUTO is none */
+struct stray {       /* a fenced attempt that still has processes on the node */
     uint64_t era, job_id;
     uint32_t attempt;
 };
@@ -177,6 +178,9 @@ struct node {
     uint64_t memory_bytes, memory_used;
     struct device *devices;
     size_t device_count;
+    struct {
+        uint32_t all, free;
+    } counts[NODE_KINDS];  /* place.c: of the devices, by kind */
     Accel__V1__Node *told; /* in its last Hello, CPU slots aside; NULL: not since we started */
     struct call *session;  /* NULL: none */
     struct timer grace;    /* session grace, in coord.timers */
@@ -422,6 +426,7 @@ int place_feasible(const struct coord *c, const struct job *j, struct accel_erro
 void place_take(struct coord *c, struct attempt *a); /* after load: devices named in the shares */
 void place_split_devices(struct attempt *a);         /* of each node over its ranks */
 void place_give_back(struct coord *c, struct share *s);
+void place_recount(struct node *n); /* its devices are others, or their faults */
 /* Why pending jobs wait. What many jobs share is found out once, so one such object is good for
  * many jobs, as long as nothing of the coordinator changes. Texts live in the arena. */
 struct place_why {

@@ -206,7 +206,7 @@ static void load_device(struct coord *c, const struct record_device *r)
 {
     struct node *n = node_find(c, r->node);
 
-    if (!n)
+    if (!n || r->kind >= NODE_KINDS)
         return;
     n->devices = xrealloc(n->devices, (n->device_count + 1) * sizeof(*n->devices));
     struct device *d = &n->devices[n->device_count++];
@@ -308,6 +308,8 @@ void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_
     c->seq_reserved = c->seq_next + LIMIT_SEQ_RESERVE;
     c->meta_dirty = true;
     history_settle(c);
+    for (struct node *n = c->nodes; n; n = n->hh.next)
+        place_recount(n);
     for (size_t i = 0; i < c->job_count; i++) {
         struct job *j = c->jobs[i];
         const struct attempt *a = attempt_find(j, 0);

@@ -255,6 +255,7 @@ void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const 
         job_set_text(&d->fault, devices[i]->fault);
         d->holder = holder_of(n, d->id);
     }
+    place_recount(n);
     mark_node(c, n);
     c->needs_placing = c->nodes_changed = true;
 }

@@ -8,17 +8,20 @@
 
 uint32_t place_count(const struct node *n, uint32_t kind, bool only_free)
 {
-    uint32_t count = 0;
+    CHECK(kind < NODE_KINDS);
+    return only_free ? n->counts[kind].free : n->counts[kind].all;
+}
 
+void place_recount(struct node *n)
+{
+    memset(n->counts, 0, sizeof(n->counts));
     for (size_t i = 0; i < n->device_count; i++) {
         const struct device *d = &n->devices[i];
-        if (d->kind != kind)
+        if (d->kind >= NODE_KINDS)
             continue;
-        if (only_free && (d->holder || d->fault))
-            continue;
-        count++;
+        n->counts[d->kind].all++;
+        n->counts[d->kind].free += !d->holder && !d->fault;
     }
-    return count;
 }
 
 /* TPU chips of a job are wired to each other only if they lie side by side, in a block that begins
@@ -104,20 +107,35 @@ bool place_can_carry_now(const struct job *j, const struct node *n)
             j->memory_bytes <= n->memory_bytes - MIN(n->memory_used, n->memory_bytes));
 }
 
+/* Indices, ascending: chips that lie side by side, GPUs that are near, the first slots. */
+static void choose_devices(const struct node *n, const struct need *need, size_t *ret_at)
+{
+    bool is_block = need->kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
+    size_t i = is_block ? find_block(n, need->devices, true) : 0, count = 0;
+
+    if (need->kind == ACCEL__V1__DEVICE_KIND__DEVICE_GPU) {
+        islands_pick(n, need->kind, need->devices, ret_at);
+        return;
+    }
+    for (; i < n->device_count && count < need->devices; i++) {
+        const struct device *d = &n->devices[i];
+        if (d->kind == need->kind && !d->holder && !d->fault)
+            ret_at[count++] = i;
+    }
+    CHECK(count == need->devices);
+}
+
 static void share_fill(struct share *s, struct node *n, const struct need *need)
 {
     s->node = n;
     s->node_name = xstrdup(n->name);
     s->local_size = need->procs;
     s->devices = xcalloc(need->devices, sizeof(char *));
-    bool is_block = need->kind == ACCEL__V1__DEVICE_KIND__DEVICE_TPU;
-    size_t i = is_block ? find_block(n, need->devices, true) : 0;
-    for (; i < n->device_count && s->device_count < need->devices; i++) {
-        const struct device *d = &n->devices[i];
-        if (d->kind == need->kind && !d->holder && !d->fault)
-            s->devices[s->device_count++] = xstrdup(d->id);
-    }
-    CHECK(s->device_count == need->devices);
+    size_t *at = xcalloc(need->devices, sizeof(*at));
+    choose_devices(n, need, at);
+    for (size_t i = 0; i < need->devices; i++)
+        s->devices[s->device_count++] = xstrdup(n->devices[at[i]].id);
+    free(at);
 }
 
 static void share_take(struct share *s)
@@ -133,6 +151,7 @@ static void share_take(struct share *s)
             d->holder = s->attempt;
         }
     }
+    place_recount(n);
     n->memory_used += s->attempt->job->memory_bytes;
     LIST_INSERT_HEAD(&n->shares, s, on_node);
 }
@@ -155,6 +174,7 @@ void place_give_back(struct coord *c, struct share *s)
             if (!strcmp(n->devices[i].id, s->devices[k]) && n->devices[i].holder == s->attempt)
                 n->devices[i].holder = NULL;
     }
+    place_recount(n);
     CHECK(n->memory_used >= s->attempt->job->memory_bytes);
     n->memory_used -= s->attempt->job->memory_bytes;
     s->ended = true;

@@ -12,6 +12,9 @@ struct need { /* of one node */
     uint32_t kind, devices, procs;
 };
 uint32_t place_count(const struct node *n, uint32_t kind, bool only_free);
+/* islands.c: indices of `wanted` free devices, ascending; so many are free. Links are those that
+ * the node has told; without any the first do. */
+void islands_pick(const struct node *n, uint32_t kind, size_t wanted, size_t *ret_at);
 struct need place_need(const struct job *j, const struct node *n);
 bool place_could_carry(const struct job *j, const struct node *n);
 bool place_can_carry_now(const struct job *j, const struct node *n);
@@ -31,8 +34,9 @@ struct choice {
     size_t could;     /* nodes that could each carry a part, were they free: the most of one kind */
     bool is_possible; /* the gang could be carried, were all nodes free */
 };
-/* Stable: equal nodes are taken in the order in which they joined, of the others those that are
- * left with the fewest free devices. Nodes of a TPU slice are taken all or none. */
+/* Taken are the nodes that are left with the fewest free devices, so that whole ones stay for
+ * gangs; of equal ones the first by name for one node, those that joined first for several. Nodes
+ * of a TPU slice are taken all or none. */
 void choose_nodes(const struct coord *c, const struct job *j, struct arena *arena,
                   struct choice *ret);
 /* ACCEL_EINVAL: a node of --nodelist or --exclude that nobody knows (one that has enrolled is known

@@ -32,6 +32,7 @@ struct world {
     uint8_t requests;
     const char *names[NODES_MAX]; /* of the node whose session is call i + 1 */
     char placed[256];             /* of the last submit: "a:0-1 b:2-3" in order of node rank */
+    char devices[256];            /* same: of its last node, "gpu:0 gpu:1" */
     char error[ACCEL_ERROR_TEXT];
 };
 
@@ -106,13 +107,31 @@ static void step(struct world *w, enum coord_method method, enum rpc_event_type 
     step_as(w, method, type, call, msg, NULL);
 }
 
+static void hello(struct world *w, const char *name, Accel__V1__Device *const *devices,
+                  size_t count, Accel__V1__Slice *slice)
+{
+    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
+    Accel__V1__Hello m = ACCEL__V1__HELLO__INIT;
+    Accel__V1__Node node = ACCEL__V1__NODE__INIT;
+    node.name = (char *)name;
+    node.n_devices = count;
+    node.devices = (Accel__V1__Device **)devices;
+    node.memory_bytes = 1ull << 30;
+    node.incarnation = 1;
+    node.slice = slice;
+    m.node = &node;
+    m.machine_id = (char *)name;
+    up.body_case = ACCEL__V1__AGENT_UP__BODY_HELLO;
+    up.hello = &m;
+    w->names[w->calls++] = name;
+    step(w, COORD_SESSION, RPC_OPEN, w->calls, NULL);
+    step(w, COORD_SESSION, RPC_MESSAGE, w->calls, &up.base);
+}
+
 /* The next node: cpus CPU slots and chips TPU chips; slice "" for none. */
 static void join(struct world *w, const char *name, uint32_t cpus, uint32_t chips,
                  const char *slice, uint32_t slice_nodes, uint32_t worker)
 {
-    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
-    Accel__V1__Hello hello = ACCEL__V1__HELLO__INIT;
-    Accel__V1__Node node = ACCEL__V1__NODE__INIT;
     Accel__V1__Slice s = ACCEL__V1__SLICE__INIT;
     Accel__V1__Device devices[32], *list[32];
     char ids[32][16];
@@ -128,19 +147,42 @@ static void join(struct world *w, const char *name, uint32_t cpus, uint32_t chip
     s.name = (char *)slice;
     s.nodes = slice_nodes;
     s.worker = worker;
-    node.name = (char *)name;
-    node.n_devices = cpus + chips;
-    node.devices = list;
-    node.memory_bytes = 1ull << 30;
-    node.incarnation = 1;
-    node.slice = *slice ? &s : NULL;
-    hello.node = &node;
-    hello.machine_id = (char *)name;
-    up.body_case = ACCEL__V1__AGENT_UP__BODY_HELLO;
-    up.hello = &hello;
-    w->names[w->calls++] = name;
-    step(w, COORD_SESSION, RPC_OPEN, w->calls, NULL);
-    step(w, COORD_SESSION, RPC_MESSAGE, w->calls, &up.base);
+    hello(w, name, list, cpus + chips, *slice ? &s : NULL);
+}
+
+struct link {
+    uint32_t from, to;
+    const char *kind; /* "part": parts of one GPU */
+};
+
+/* The next node, with GPUs. Of two that are linked the first tells of it. */
+static void join_gpus(struct world *w, const char *name, uint32_t gpus, const struct link *links,
+                      size_t count)
+{
+    Accel__V1__Device devices[16], *list[16];
+    Accel__V1__DeviceLink told[32], *of_device[16][32];
+    char ids[16][16];
+    for (uint32_t i = 0; i < gpus; i++) {
+        accel__v1__device__init(&devices[i]);
+        snprintf(ids[i], sizeof(ids[i]), "gpu:%u", i);
+        devices[i].id = devices[i].visible = ids[i];
+        devices[i].index = i;
+        devices[i].kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+        devices[i].links = of_device[i];
+        list[i] = &devices[i];
+    }
+    for (size_t i = 0; i < count; i++) {
+        Accel__V1__Device *d = &devices[links[i].from];
+        if (!strcmp(links[i].kind, "part")) {
+            d->parent = devices[links[i].to].parent = (char *)"GPU-x";
+            continue;
+        }
+        accel__v1__device_link__init(&told[i]);
+        told[i].index = links[i].to;
+        told[i].kind = (char *)links[i].kind;
+        d->links[d->n_links++] = &told[i];
+    }
+    hello(w, name, list, gpus, NULL);
 }
 
 static void note_starts(struct world *w)
@@ -153,10 +195,15 @@ static void note_starts(struct world *w)
         Accel__V1__CoordDown *down = accel__v1__coord_down__unpack(NULL, o->len, o->data);
         assert_non_null(down);
         const Accel__V1__Start *st = down->start;
-        if (down->body_case == ACCEL__V1__COORD_DOWN__BODY_START)
+        if (down->body_case == ACCEL__V1__COORD_DOWN__BODY_START) {
+            w->devices[0] = 0;
+            for (size_t k = 0, used = 0; k < st->n_devices && used < sizeof(w->devices); k++)
+                used += (size_t)snprintf(w->devices + used, sizeof(w->devices) - used, "%s%s",
+                                         k ? " " : "", st->devices[k]);
             snprintf(of_rank[st->node_rank], sizeof(of_rank[0]), "%s%s:%u-%u",
                      st->node_rank ? " " : "", w->names[o->call - 1], st->first_rank,
                      st->first_rank + st->local_size - 1);
+        }
         accel__v1__coord_down__free_unpacked(down, NULL);
     }
     for (size_t i = 0, used = 0; i < NODES_MAX && used < sizeof(w->placed); i++)
@@ -196,6 +243,7 @@ static const char *submit(struct world *w, struct ask ask)
 }
 
 #define CPU ACCEL__V1__DEVICE_KIND__DEVICE_CPU
+#define GPU ACCEL__V1__DEVICE_KIND__DEVICE_GPU
 #define TPU ACCEL__V1__DEVICE_KIND__DEVICE_TPU
 
 static void assert_refused(struct world *w, const char *words)
@@ -219,6 +267,80 @@ static void test_fullest_first(void **state)
     /* All could, and none has room now: it waits, and is not refused. */
     assert_string_equal(submit(w, (struct ask){4, 4, CPU, NULL, NULL}), "");
     assert_string_equal(w->error, "");
+}
+
+/* Small jobs fill up what is begun, so that whole nodes stay for gangs. */
+static void test_one_node_is_the_fullest(void **state)
+{
+    struct world *w = *state;
+    join(w, "b", 8, 0, "", 0, 0);
+    join(w, "a", 8, 0, "", 0, 0);
+    join(w, "c", 4, 0, "", 0, 0);
+    assert_string_equal(submit(w, (struct ask){1, 2, CPU, NULL, NULL}), "c:0-1");
+    assert_string_equal(submit(w, (struct ask){1, 1, CPU, NULL, NULL}), "c:0-0");
+    assert_string_equal(submit(w, (struct ask){1, 2, CPU, NULL, NULL}), "a:0-1"); /* by name */
+    assert_string_equal(submit(w, (struct ask){1, 2, CPU, NULL, NULL}), "a:0-1");
+    assert_string_equal(submit(w, (struct ask){1, 8, CPU, NULL, NULL}), "b:0-7");
+}
+
+/* Whoever does not care gets an accelerator while there is one. */
+static void test_auto_takes_accelerators(void **state)
+{
+    struct world *w = *state;
+    join(w, "a", 2, 0, "", 0, 0);
+    join_gpus(w, "g", 2, NULL, 0);
+    for (int i = 0; i < 2; i++)
+        assert_string_equal(submit(w, (struct ask){1, 1, 0, NULL, NULL}), "g:0-0");
+    assert_string_equal(submit(w, (struct ask){1, 1, 0, NULL, NULL}), "a:0-0");
+}
+
+/* The GPUs that a job of so many gets. */
+static const char *gpus_for(struct world *w, uint32_t count)
+{
+    w->devices[0] = 0;
+    submit(w, (struct ask){1, count, GPU, NULL, NULL});
+    assert_string_equal(w->error, "");
+    return w->devices;
+}
+
+static void test_islands_stay_whole(void **state)
+{
+    static const struct link pairs[] = {{0, 1, "nvlink"}, {2, 3, "nvlink"}, {0, 2, "sys"}};
+    struct world *w = *state;
+    join_gpus(w, "a", 4, pairs, ARRAY_LEN(pairs));
+    assert_string_equal(gpus_for(w, 1), "gpu:0");
+    assert_string_equal(gpus_for(w, 2), "gpu:2 gpu:3");
+    assert_string_equal(gpus_for(w, 1), "gpu:1");
+}
+
+static void test_islands_are_nested(void **state)
+{
+    /* 0 and 5, 1 and 4, 2 and 3 by NVLink; the first four of these on one switch. */
+    static const struct link links[] = {
+        {0, 5, "nvlink"}, {4, 1, "nvlink"}, {2, 3, "nvlink"}, {0, 1, "pxb"}};
+    struct world *w = *state;
+    join_gpus(w, "a", 6, links, ARRAY_LEN(links));
+    assert_string_equal(gpus_for(w, 1), "gpu:2"); /* the switch stays whole */
+    assert_string_equal(gpus_for(w, 2), "gpu:0 gpu:5");
+    assert_string_equal(gpus_for(w, 3), "gpu:1 gpu:3 gpu:4"); /* over two of them, if it must be */
+}
+
+static void test_a_gpu_in_parts_is_filled_up(void **state)
+{
+    static const struct link links[] = {{1, 2, "part"}, {2, 3, "part"}};
+    struct world *w = *state;
+    join_gpus(w, "a", 4, links, ARRAY_LEN(links));
+    assert_string_equal(gpus_for(w, 1), "gpu:0");
+    assert_string_equal(gpus_for(w, 1), "gpu:1");
+    assert_string_equal(gpus_for(w, 2), "gpu:2 gpu:3");
+}
+
+static void test_without_links_the_first(void **state)
+{
+    struct world *w = *state;
+    join_gpus(w, "a", 4, NULL, 0);
+    assert_string_equal(gpus_for(w, 3), "gpu:0 gpu:1 gpu:2");
+    assert_string_equal(gpus_for(w, 1), "gpu:3");
 }
 
 static void test_names(void **state)
@@ -389,6 +511,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_fullest_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_node_is_the_fullest, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_auto_takes_accelerators, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_islands_stay_whole, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_islands_are_nested, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_gpu_in_parts_is_filled_up, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_without_links_the_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_names, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slices_are_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nodes_of_the_store_count, setup, teardown),
