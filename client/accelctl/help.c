@@ -11,6 +11,7 @@
 
 #include "client/accelctl/accelerate.h"
 #include "client/accelctl/cli.h"
+#include "client/accelctl/habits.h"
 
 #define WRAP_COLUMNS 79
 
@@ -175,7 +176,8 @@ void help_add_overview(struct str *out)
         str_addf(out, "  %-10s %s\n", verb_table[i].name, verb_table[i].summary);
     str_adds(out, "\nOptions of every verb:\n");
     add_options(out, true, VERB_BIT(VERB_HELP));
-    str_adds(out, "\nMore: accelctl help VERB, accelctl help environment|accelerate|exit-codes\n");
+    str_adds(out,
+             "\nMore: accelctl help VERB, accelctl help environment|accelerate|slurm|exit-codes\n");
 }
 
 bool help_add_topic(struct str *out, const char *topic)
@@ -184,6 +186,8 @@ bool help_add_topic(struct str *out, const char *topic)
         str_adds(out, topic_environment);
     else if (strcmp(topic, "accelerate") == 0)
         accelerate_add_help(out);
+    else if (strcmp(topic, "slurm") == 0)
+        habits_add_help(out);
     else if (strcmp(topic, "exit-codes") == 0)
         str_adds(out, topic_exit_codes);
     else

@@ -10,7 +10,9 @@
 
 #define V(name) VERB_BIT(VERB_##name)
 #define RUN     (V(LAUNCH) | V(SUBMIT))
-#define LISTS   (V(PS) | V(DESCRIBE) | V(NODES) | V(EVENTS) | V(DOCTOR) | V(NODE) | V(USER))
+/* Below, not even the process that starts the workers lives: who types less forgot the unit. */
+#define MEM_MIN_BYTES (1u << 20)
+#define LISTS         (V(PS) | V(DESCRIBE) | V(NODES) | V(EVENTS) | V(DOCTOR) | V(NODE) | V(USER))
 
 /* The man pages and --help begin with the examples, then this text, then the options. */
 const struct verb verb_table[VERB_COUNT] = {
@@ -77,14 +79,14 @@ const struct verb verb_table[VERB_COUNT] = {
      "accelctl wait 12\tuntil it has ended\n"
      "accelctl wait --for=running --timeout 10m 12\tuntil it runs, ten minutes at most\n",
      false},
-    {VERB_CANCEL, "cancel", "stop,kill", "[options] ID...", "end jobs",
+    {VERB_CANCEL, "cancel", "stop,kill,scancel", "[options] ID...", "end jobs",
      "Ranks get SIGTERM, and SIGKILL after the job's grace. Asks first when more than one job "
      "would end and this is a "
      "terminal.",
      "accelctl cancel 12\tone job\n"
      "accelctl cancel --all --yes\tall of mine\n",
      false},
-    {VERB_NODES, "nodes", "", "[options] [NAME...]", "list nodes and their devices", "",
+    {VERB_NODES, "nodes", "sinfo", "[options] [NAME...]", "list nodes and their devices", "",
      "accelctl nodes\tthe nodes\n"
      "accelctl nodes -o wide\twith every device and who uses it\n",
      false},
@@ -97,7 +99,8 @@ const struct verb verb_table[VERB_COUNT] = {
     {VERB_VERSION, "version", "", "[options]",
      "show the version of accelctl and of the coordinator, if it runs", "",
      "accelctl version -o json\tfor programs\n", false},
-    {VERB_HELP, "help", "", "[VERB | environment | accelerate | exit-codes]", "show help", "",
+    {VERB_HELP, "help", "", "[VERB | environment | accelerate | slurm | exit-codes]", "show help",
+     "",
      "accelctl help launch\tabout a verb\n"
      "accelctl help exit-codes\twhat exit codes mean\n",
      false},
@@ -151,11 +154,12 @@ const struct verb verb_table[VERB_COUNT] = {
 #define CHOICE(choices)           OPT_TYPE_CHOICE, choices, choices, 0, 0
 
 const struct option_row option_table[] = {
-    {OPT_PROCS, "procs", 'p', "nproc-per-node,nproc", NUMBER("N", 1, LIMIT_PROCS_PER_NODE), RUN,
+    {OPT_PROCS, "procs", 'p', "nproc-per-node,nproc,ntasks-per-node",
+     NUMBER("N", 1, LIMIT_PROCS_PER_NODE), RUN,
      "processes on each node; default: one per GPU of the job, else 1"},
-    {OPT_NUM_PROCESSES, "num-processes", 0, "",
+    {OPT_NUM_PROCESSES, "num-processes", 'n', "ntasks",
      NUMBER("N", 1, LIMIT_PROCS_PER_NODE *LIMIT_NODES_PER_JOB), RUN,
-     "processes on all nodes together (as Accelerate counts)"},
+     "processes on all nodes together (as Accelerate and Slurm count)"},
     {OPT_NODES, "nodes", 'N', "num-machines,nnodes", NUMBER("N", 1, LIMIT_NODES_PER_JOB), RUN,
      "nodes; default 1"},
     {OPT_NODES_BY_PROCS, "nodes-by-procs", 'j', "", TEXT("NxP"), RUN,
@@ -167,6 +171,7 @@ const struct option_row option_table[] = {
      "(auto, the default)"},
     {OPT_GPUS, "gpus", 'g', "gpus-per-node", NUMBER("N", 1, LIMIT_PROCS_PER_NODE), RUN,
      "GPUs on each node; default: one per process"},
+    {OPT_GRES, "gres", 0, "", TEXT("gpu:N"), RUN, "the same as --gpus N (Slurm's spelling)"},
     {OPT_CPU, "cpu", 0, "use-cpu", FLAG, RUN, "the same as --devices cpu (Accelerate's spelling)"},
     {OPT_MULTI_GPU, "multi-gpu", 0, "", FLAG, RUN,
      "the same as --devices gpu (Accelerate's spelling)"},
@@ -184,10 +189,10 @@ const struct option_row option_table[] = {
     {OPT_MAX_RESTARTS, "max-restarts", 'r', "", NUMBER("N", 0, LIMIT_RESTARTS), RUN,
      "start the gang again up to N times when a rank fails; default 0"},
     {OPT_TIME, "time", 't', "", OPT_TYPE_DURATION, "T", NULL, 1, UINT64_MAX, RUN,
-     "end the job after T (90, 90s, 1h30m, 4:00:00, 2-00:00:00), counted from its first start"},
-    {OPT_MEM, "mem", 0, "memory", OPT_TYPE_BYTES, "S", NULL, 1, UINT64_MAX, RUN,
+     "end the job after T (90 or 90s, 30m, 1h30m, 4:00:00, 2-00:00:00), counted from its first start"},
+    {OPT_MEM, "mem", 0, "memory", OPT_TYPE_BYTES, "S", NULL, MEM_MIN_BYTES, UINT64_MAX, RUN,
      "memory on each node (512M, 1.5G; powers of 1024); the job is killed beyond it"},
-    {OPT_CPUS, "cpus-per-task", 0, "cpus-per-proc", OPT_TYPE_NUMBER, "N", NULL, 1, 65536, RUN,
+    {OPT_CPUS, "cpus-per-task", 'c', "cpus-per-proc", OPT_TYPE_NUMBER, "N", NULL, 1, 65536, RUN,
      "CPU time of N CPUs for each process, and no more; default: no limit"},
     {OPT_ENV, "env", 'e', "", LIST("K=V"), RUN,
      "set a variable for the job; K alone passes your value on; repeatable"},

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "client/accelctl/accelerate.h"
+#include "client/accelctl/habits.h"
 #include "common/limits.h"
 #include "common/str.h"
 
@@ -92,26 +93,13 @@ static void suggest_among(const char *list, const char *name, unsigned *best, co
     }
 }
 
-/* What people type who come from elsewhere, where no spelling of ours is near. */
-static const struct {
-    const char *name, *ours;
-} other_words[] = {
-    {"attach", "logs -f"}, {"diagnose", "doctor"}, {"enroll", "node token"}, {"exec", "launch"},
-    {"history", "ps -a"},  {"info", "describe"},   {"join", "node token"},   {"login", "user cert"},
-    {"rm", "cancel"},      {"sacct", "ps -a"},     {"sbatch", "submit"},     {"scancel", "cancel"},
-    {"sinfo", "nodes"},    {"squeue", "ps"},       {"srun", "launch"},       {"start", "submit"},
-    {"status", "ps"},      {"tail", "logs -f"},    {"token", "node token"},  {"top", "ps"},
-};
-
 const char *verb_suggest(const char *name)
 {
     unsigned best = suggest_distance(name) + 1;
     const char *found = NULL;
 
-    for (size_t i = 0; i < ARRAY_LEN(other_words); i++) {
-        if (strcmp(other_words[i].name, name) == 0)
-            return other_words[i].ours;
-    }
+    if (habit_of_verb(name))
+        return habit_of_verb(name);
     for (size_t i = 0; i < VERB_COUNT; i++) {
         suggest_among(verb_table[i].name, name, &best, &found, verb_table[i].name);
         suggest_among(verb_table[i].aliases, name, &best, &found, verb_table[i].name);
@@ -169,14 +157,31 @@ static const struct option_row *find_short(const struct verb *verb, char c)
     return NULL;
 }
 
+/* '_' taken for '-' here too. */
+static const char *habit_for(const struct verb *verb, const char *name)
+{
+    char plain[LIMIT_NAME_BYTES + 1];
+
+    if (!verb || !str_copy(plain, sizeof plain, name))
+        return NULL;
+    for (char *p = plain; *p != '\0'; p++)
+        *p = *p == '_' ? '-' : *p;
+    return habit_of_option(verb->id, plain);
+}
+
 static int unknown_option(struct parser *p, const char *name)
 {
     const struct verb *verb = p->ret->verb;
     char buf[256];
     char where[48];
     const char *near = verb ? option_suggest(verb->id, name) : NULL;
+    const char *habit = habit_for(verb, name);
 
     snprintf(where, sizeof where, "accelctl%s%s", verb ? " " : "", verb ? verb->name : "");
+    if (habit)
+        return error_set(
+            p->err, ACCEL_EINVAL, "unknown option %s%s\nwhy: %s has none of that name\ntry: %s",
+            strlen(name) == 1 ? "-" : "--", shown(name, buf, sizeof buf), where, habit);
     if (near)
         return error_set(p->err, ACCEL_EINVAL,
                          "unknown option --%s\nwhy: %s has none of that name\n"
@@ -243,8 +248,13 @@ static int take_value(struct parser *p, const struct option_row *row, const char
                              "it is a time like 90, 90s, 5m, 1h30m, 4:00:00 or 2-00:00:00");
         break;
     case OPT_TYPE_BYTES:
-        if (parse_bytes(text, &v->number) < 0 || v->number < row->min)
+        if (parse_bytes(text, &v->number) < 0)
             return bad_value(p, row, text, "it is a size like 512M, 2G or 1.5GiB");
+        if (v->number < row->min) {
+            snprintf(why, sizeof why, "it is a size like 512M or 2G, %llu bytes or more",
+                     (unsigned long long)row->min);
+            return bad_value(p, row, text, why);
+        }
         break;
     case OPT_TYPE_CHOICE: {
         int r = take_choice(p, row, text, &v->number);

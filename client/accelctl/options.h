@@ -52,6 +52,7 @@ enum opt_id {
     OPT_EXCLUDE,
     OPT_DEVICES,
     OPT_GPUS,
+    OPT_GRES,
     OPT_CPU,
     OPT_MULTI_GPU,
     OPT_TPUS,

@@ -604,6 +604,23 @@ static int build_torchrun(struct builder *b)
     return 0;
 }
 
+/* "gpu:2" of Slurm's --gres: no other resource is known here, and no model can be asked for. */
+static int parse_gres(struct builder *b, uint64_t *ret_gpus)
+{
+    const char *text = b->o->v[OPT_GRES].text;
+    bool is_gpu = strncmp(text, "gpu", 3) == 0 && (text[3] == ':' || text[3] == '\0');
+    const char *count = text[3] == ':' ? text + 4 : "1";
+
+    if (is_gpu && parse_u64(count, 1, LIMIT_PROCS_PER_NODE, ret_gpus) == 0)
+        return 0;
+    error_set(b->err, ACCEL_EINVAL, "--gres %s: not possible\nwhy: %s\ntry: --gpus N%s",
+              quoted(b, text),
+              is_gpu && strchr(count, ':') ? "it names a model, and nodes are not chosen by that"
+                                           : "it is gpu:N, GPUs on each node",
+              is_gpu && strchr(count, ':') ? " --nodelist A,B" : "");
+    return fail_with(b, EXIT_CODE_USAGE);
+}
+
 /* Every option that names a kind has to name the same one. */
 static int build_devices(struct builder *b)
 {
@@ -613,6 +630,7 @@ static int build_devices(struct builder *b)
         const char *name;
     } words[] = {
         {OPT_GPUS, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, "gpus"},
+        {OPT_GRES, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, "gres"},
         {OPT_MULTI_GPU, ACCEL__V1__DEVICE_KIND__DEVICE_GPU, "multi_gpu"},
         {OPT_TPUS, ACCEL__V1__DEVICE_KIND__DEVICE_TPU, "tpus"},
         {OPT_TPU, ACCEL__V1__DEVICE_KIND__DEVICE_TPU, "tpu"},
@@ -636,9 +654,11 @@ static int build_devices(struct builder *b)
         kind = words[i].kind;
     }
     b->spec->device_kind = (Accel__V1__DeviceKind)kind;
-    b->spec->gpus_per_node =
-        (uint32_t)(o->v[OPT_GPUS].number ? o->v[OPT_GPUS].number : o->v[OPT_TPUS].number);
-    return 0;
+    uint64_t count = o->v[OPT_GPUS].number ? o->v[OPT_GPUS].number : o->v[OPT_TPUS].number;
+    int r = option_given(o, OPT_GRES) && count == 0 ? parse_gres(b, &count) : 0;
+
+    b->spec->gpus_per_node = (uint32_t)count;
+    return r;
 }
 
 static void build_limits(struct builder *b)

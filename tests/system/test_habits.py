@@ -43,6 +43,25 @@ def cancel(c):
     check_form(c.fails(1, "cancel", "99"), "cancel of no job")
 
 
+@test("Slurm: what means the same is taken, what does not is answered, and a page tells both")
+def slurm(c):
+    out = c.ok("launch", "-n", "3", "-c", "1", "-J", "three", "--label", "--wrap", "echo $WORLD_SIZE")
+    check_equal(sorted(out.out.splitlines()), ["[%d] 3" % i for i in range(3)], "srun -n 3")
+    check_equal(c.describe(1)["name"], "three", "-J")
+    sleeping = c.submit("sh", "-c", "read x < %s" % c.gate("gate").path)
+    c.wait(sleeping, running=True)
+    c.ok("scancel", sleeping)
+    c.wait(sleeping, 130)
+    check_equal(c.ok("sinfo").out.splitlines()[0], c.ok("nodes").out.splitlines()[0], "sinfo")
+    for line in (["sbatch", "x.sh"], ["launch", "-G", "2", "true"], ["ps", "-l"],
+                 ["launch", "--gres", "gpu:a100:1", "true"], ["launch", "--mem", "4000", "true"]):
+        check_form(c.fails(2, *line), line)
+    page = c.ok("help", "slurm").out
+    for word in ("sbatch", "--partition", "-n", "scancel"):
+        check(word in page, "%s is on the page: %s", word, page)
+    check(max(map(len, page.splitlines())) < 100, "width: %s", page)
+
+
 @test("launch -v says once that a job waits, and for what")
 def waits(c):
     gate = c.gate("gate")

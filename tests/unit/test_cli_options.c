@@ -158,6 +158,14 @@ static void test_refused(void **state)
         {"launch --time soon x", "it is a time"},
         {"launch --time 0 x", "it is a time"},
         {"launch --mem lots x", "it is a size"},
+        {"launch --mem 4000 x", "1048576 bytes or more"},
+        {"sbatch x.sh", "try: accelctl submit"},
+        {"squeue", "try: accelctl ps -A"},
+        {"launch --partition gpu x", "try: --nodelist A,B"},
+        {"submit --mail_type=END x", "try: accelctl wait ID"},
+        {"submit -a 0-9 x", "why: accelctl submit has none of that name"},
+        {"ps --me", "try: nothing: your jobs are listed"},
+        {"cancel -f 1", "try: --kill"},
         {"launch -Z x", "unknown option -Z"},
         {"ps --procs 2", "unknown option --procs"},
         {"launhc x", "try: accelctl launch"},
@@ -180,6 +188,46 @@ static void test_refused(void **state)
         if (!strstr(p.err.text, rows[i].text))
             fail_msg("%s: %s", rows[i].line, p.err.text);
         assert_non_null(strstr(p.err.text, "\ntry: "));
+        options_done(&p.o);
+    }
+}
+
+/* What `accelctl help slurm` says is taken. */
+static void test_words_of_slurm_are_taken(void **state)
+{
+    static const struct {
+        const char *line;
+        enum verb_id verb;
+        enum opt_id option;
+    } rows[] = {
+        {"scancel 1", VERB_CANCEL, OPT_COUNT},
+        {"sinfo", VERB_NODES, OPT_COUNT},
+        {"submit -J name x", VERB_SUBMIT, OPT_NAME},
+        {"submit -N 2 x", VERB_SUBMIT, OPT_NODES},
+        {"launch -n 4 x", VERB_LAUNCH, OPT_NUM_PROCESSES},
+        {"launch --ntasks=4 x", VERB_LAUNCH, OPT_NUM_PROCESSES},
+        {"launch --ntasks-per-node=4 x", VERB_LAUNCH, OPT_PROCS},
+        {"launch -c 2 x", VERB_LAUNCH, OPT_CPUS},
+        {"launch -t 1-00:00:00 x", VERB_LAUNCH, OPT_TIME},
+        {"launch -o out.%j x", VERB_LAUNCH, OPT_OUTPUT_PATTERN},
+        {"launch -w a,b x", VERB_LAUNCH, OPT_NODELIST},
+        {"launch -x a x", VERB_LAUNCH, OPT_EXCLUDE},
+        {"launch --gres=gpu:2 x", VERB_LAUNCH, OPT_GRES},
+        {"launch --gpus-per-node 2 x", VERB_LAUNCH, OPT_GPUS},
+        {"launch --mem=4G x", VERB_LAUNCH, OPT_MEM},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char line[128];
+        struct parsed p;
+
+        snprintf(line, sizeof line, "%s", rows[i].line);
+        parse(&p, line);
+        if (p.r < 0)
+            fail_msg("%s: %s", rows[i].line, p.err.text);
+        assert_int_equal(p.o.verb->id, rows[i].verb);
+        if (rows[i].option != OPT_COUNT)
+            assert_int_equal(p.o.v[rows[i].option].count, 1);
         options_done(&p.o);
     }
 }
@@ -261,7 +309,7 @@ static void test_aliases_of_verbs(void **state)
     assert_ptr_equal(verb_find("stop"), &verb_table[VERB_CANCEL]);
     assert_ptr_equal(verb_find("kill"), &verb_table[VERB_CANCEL]);
     assert_null(verb_find(""));
-    assert_string_equal(verb_suggest("squeue"), "ps");
+    assert_string_equal(verb_suggest("squeue"), "ps -A");
     assert_string_equal(verb_suggest("top"), "ps"); /* not stop, which is nearer */
     assert_null(verb_suggest("xyzzy"));
     for (size_t i = 0; i < VERB_COUNT; i++)
@@ -368,6 +416,7 @@ int main(void)
         cmocka_unit_test(test_every_option_in_every_form),
         cmocka_unit_test(test_misspelt_options_are_suggested),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_words_of_slurm_are_taken),
         cmocka_unit_test(test_program_arguments_are_left_alone),
         cmocka_unit_test(test_short_options),
         cmocka_unit_test(test_repeated_and_negative_values),

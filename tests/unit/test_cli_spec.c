@@ -349,6 +349,35 @@ static void test_long_strings_are_refused_by_name(void **state)
     done(&b);
 }
 
+static void test_gres(void **state)
+{
+    static const struct {
+        const char *text, *error;
+        uint32_t gpus;
+    } rows[] = {{"gpu:2", NULL, 2},
+                {"gpu", NULL, 1},
+                {"gpu:h100:2", "it names a model", 0},
+                {"gpu:0", "it is gpu:N", 0},
+                {"shard:2", "it is gpu:N", 0},
+                {"gpus:2", "it is gpu:N", 0}};
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct built b;
+
+        BUILD(&b, "launch", "--gres", (char *)rows[i].text, "tool");
+        if (rows[i].error) {
+            assert_int_equal(b.r, ACCEL_EINVAL);
+            assert_int_equal(b.code, EXIT_CODE_USAGE);
+            assert_non_null(strstr(b.err.text, rows[i].error));
+        } else {
+            assert_int_equal(b.r, 0);
+            assert_int_equal(b.spec.gpus_per_node, rows[i].gpus);
+            assert_int_equal(b.spec.device_kind, ACCEL__V1__DEVICE_KIND__DEVICE_GPU);
+        }
+        done(&b);
+    }
+}
+
 static void test_sizes_and_devices(void **state)
 {
     struct built b;
@@ -450,6 +479,7 @@ int main(void)
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_long_strings_are_refused_by_name),
         cmocka_unit_test(test_sizes_and_devices),
+        cmocka_unit_test(test_gres),
         cmocka_unit_test(test_names_and_patterns),
     };
 
