@@ -21,7 +21,8 @@
  * o->coordinator and o->node_name where the command line left them out. ACCEL_EEXIST: the node is
  * enrolled under another name. Of a node that is not enrolled: ACCEL_EINVAL: no token; ACCEL_EPERM:
  * the coordinator refused it; ACCEL_EUNAVAIL: none of its addresses answers; ACCEL_ESTALE: this
- * node's clock and the certificate disagree. Where it is, these are logged. */
+ * node's clock and the certificate disagree. Where it is, these are logged. With o->is_enrol_only
+ * they are errors there too, and ACCEL_EINVAL is also: neither enrolled nor a token. */
 int join_start(uv_loop_t *loop, struct acceld_options *o, const struct state *state,
                struct accel_error *err);
 

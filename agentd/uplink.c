@@ -18,11 +18,13 @@
 #include "common/remote.h"
 #include "common/rpc_local.h"
 
-#define BACKOFF_MIN_MS      50
-#define BACKOFF_MAX_MS      1000
-#define BACKOFF_REMOTE_MS   4000 /* back within 10 s of a restart, with a thousand others */
-#define LIVED_MS            1000 /* a session of so long was no mere greeting */
-#define BACKOFF_APPEARED_MS 1    /* the socket's file is there: its listener is a moment away */
+#define BACKOFF_MIN_MS         50
+#define BACKOFF_MAX_MS         1000
+#define BACKOFF_REMOTE_MS      4000   /* back within 10 s of a restart, with a thousand others */
+#define BACKOFF_REFUSED_MS     4000   /* where we are not wanted; doubling */
+#define BACKOFF_REFUSED_MAX_MS 300000 /* people have to do something first */
+#define LIVED_MS               1000   /* a session of so long was no mere greeting */
+#define BACKOFF_APPEARED_MS    1 /* the socket's file is there: its listener is a moment away */
 
 struct uplink {
     uv_loop_t *loop;
@@ -39,6 +41,7 @@ struct uplink {
     bool is_open;                /* on_open was called: on_lost will be */
     bool was_answered;           /* the coordinator has said something in this session */
     bool was_hasty;              /* tried at once after a session, and none has lived since */
+    bool is_refused;             /* the last try ended so, and asking again will not change it */
     int64_t answered_ms;         /* clock_mono_ms() of that */
     int64_t backoff_ms;
     struct loop_timer timer;
@@ -87,9 +90,17 @@ static void retry_after(struct uplink *u, int64_t delay_ms)
 
 static void retry_later(struct uplink *u)
 {
+    int64_t max_ms = u->is_refused ? BACKOFF_REFUSED_MAX_MS
+                     : u->remote   ? BACKOFF_REMOTE_MS
+                                   : BACKOFF_MAX_MS;
+    u->backoff_ms =
+        MIN(u->is_refused ? MAX(u->backoff_ms, BACKOFF_REFUSED_MS) : u->backoff_ms, max_ms);
     int64_t half = (u->backoff_ms + 1) / 2;
-    retry_after(u, half + (int64_t)prng_below(&u->prng, (uint64_t)half + 1));
-    u->backoff_ms = MIN(u->backoff_ms * 2, u->remote ? BACKOFF_REMOTE_MS : BACKOFF_MAX_MS);
+    int64_t delay_ms = half + (int64_t)prng_below(&u->prng, (uint64_t)half + 1);
+    if (u->is_refused)
+        log_debug("refused; the next try is in %lld ms", (long long)delay_ms);
+    retry_after(u, delay_ms);
+    u->backoff_ms = MIN(u->backoff_ms * 2, max_ms);
 }
 
 static void on_directory_event(uv_fs_event_t *watch, const char *filename, int events, int status)
@@ -127,7 +138,7 @@ static void on_message(void *ctx, const ProtobufCMessage *msg)
  * after its greeting would be asked in a tight loop. */
 static bool is_hasty(struct uplink *u)
 {
-    if (!u->was_answered)
+    if (!u->was_answered || u->is_refused)
         return false;
     if (!u->was_hasty || clock_mono_ms() - u->answered_ms >= LIVED_MS) {
         u->was_hasty = true;
@@ -141,7 +152,11 @@ static bool is_hasty(struct uplink *u)
 static void tell(struct uplink *u, const char *text)
 {
     int len = (int)MIN(strcspn(text, "\n"), sizeof(u->told) - 1);
-    if (strncmp(u->told, text, (size_t)len) != 0 || u->told[len])
+    bool is_news = strncmp(u->told, text, (size_t)len) != 0 || u->told[len];
+    if (is_news && u->is_refused)
+        log_error("the coordinator refuses this node, and is asked again every few minutes: %s",
+                  text);
+    else if (is_news)
         log_warn("no way to the coordinator yet: %s", text);
     snprintf(u->told, sizeof(u->told), "%.*s", len, text);
 }
@@ -150,14 +165,14 @@ static void on_end(void *ctx, int code, const char *text)
 {
     struct uplink *u = ctx;
     bool was_open = u->is_open;
-    (void)code;
     u->is_open = false;
+    u->is_refused = u->remote && code == ACCEL_EPERM; /* removed, or another's name */
     drop_channel(u);
     if (is_hasty(u))
         retry_after(u, 0);
     else
         retry_later(u);
-    if (!u->was_answered)
+    if (!u->was_answered || u->is_refused)
         tell(u, text); /* it was not let in */
     if (was_open)
         u->cb.on_lost(u->ctx, text);
@@ -207,6 +222,7 @@ static int connect_remote(struct uplink *u)
         tls_files_done(&files);
     }
     if (r < 0) {
+        u->is_refused = false;
         error_wrap(&err, r, "cannot use key and certificates in %s", u->tls_dir);
         tell(u, err.text);
     }
@@ -258,6 +274,7 @@ void uplink_reset(struct uplink *u)
         rpc_call_cancel(u->call);
     u->is_open = false;
     drop_channel(u);
+    u->is_refused = false;
     if (u->was_answered && clock_mono_ms() - u->answered_ms >= LIVED_MS)
         u->backoff_ms = BACKOFF_MIN_MS;
     retry_later(u);

@@ -6,6 +6,7 @@ whose first enrolment was cut off; and what a token that is no good leaves as it
 Real daemons over loopback with real certificates.
 """
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,25 @@ def enrol_only(c, site, name, *args):
                            site.node_state(name), *args], env=c.env, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
                           timeout=120)
+
+
+@site_test("a node that was removed while it runs: told what to do, and it asks less and less often")
+def less_often(c, site):
+    site.stop(site.acceld("n1", token=site.token()))
+    p = acceld(site, "n1", "--log-level", "debug")
+    p.expect("welcomed")
+    c.ok("node", "remove", "n1")
+    p.expect("the coordinator refuses this node")
+    check("try: accelctl node token, and start its acceld with --join" in p.log(), "%s", p.log())
+
+    def delays():
+        return [int(d) for d in re.findall(r"refused; the next try is in (\d+) ms", p.log())]
+    until(lambda: len(delays()) >= 3, "three tries")
+    for delay, most in zip(delays(), (4000, 8000, 16000)):
+        check(most // 2 <= delay <= most, "the pauses grow: %s", delays())
+    check(p.popen.poll() is None, "it does not end")
+    check(p.log().count("refuses this node") <= 2, "told once for each reason: %s", p.log())
+    stop(p, site)
 
 
 @site_test("provisioning: tokens by the dozen, machines that enrol and start nothing")
