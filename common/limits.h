@@ -18,6 +18,7 @@
 /* a packed JobSpec; the kernel's own total is a quarter of the stack; refused */
 #define LIMIT_SPEC_BYTES (8u << 20)
 #define LIMIT_PROCS_PER_NODE 4096u /* beyond any machine of today; refused */
+#define LIMIT_CPUS_PER_PROC 16384u /* same; refused */
 #define LIMIT_NODES_PER_JOB 16384u /* same */
 /* processes and threads of an attempt on a node where users share it and the job asks for none; the
  * kernel then says EAGAIN to fork. 128 ranks with 200 threads each fit */

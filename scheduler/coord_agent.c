@@ -335,8 +335,8 @@ static void node_describe(struct coord *c, struct node *n, const Accel__V1__Hell
     if (n->incarnation != h->node->incarnation)
         mark_node(c, n);
     n->incarnation = h->node->incarnation;
+    c->nodes_changed |= n->cpus != h->node->cpus || n->memory_bytes != h->node->memory_bytes;
     n->cpus = h->node->cpus;
-    c->nodes_changed |= n->memory_bytes != h->node->memory_bytes;
     n->memory_bytes = h->node->memory_bytes;
 }
 

@@ -143,8 +143,10 @@ struct job {
     int64_t submit_ms;
     uint64_t submit_seq, time_limit_ms, memory_bytes;
     uint32_t gid, spec_len, dirty_at; /* place in coord.dirty_jobs, from 1; 0: not in it */
-    uint16_t nodes, procs_per_node, gpus_per_node, max_restarts; /* see limits.h */
-    uint8_t state, device_kind;
+    /* see limits.h */
+    uint16_t nodes, procs_per_node, gpus_per_node, cpus_per_proc, max_restarts;
+    uint8_t state;
+    uint8_t device_kind : 3; /* with the bits below, one byte: there may be 100,000 jobs */
     bool kill_on_disconnect : 1, is_aside : 1;
     bool has_names : 1;                        /* --nodelist or --exclude, in the spec */
     bool spec_has_name : 1, spec_has_argv : 1; /* else they are those of text; see spec.c */

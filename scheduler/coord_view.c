@@ -99,7 +99,7 @@ static void view_isolation(struct arena *a, const struct attempt *at, Accel__V1_
     for (size_t i = 1; i < at->share_count; i++)
         is_same &= strcmp(text_of(at->shares[i].isolation), text_of(at->shares[0].isolation)) == 0;
     size_t shares = is_same ? MIN(at->share_count, (size_t)1) : at->share_count;
-    v->isolation = ARENA_ARRAY(a, char *, shares * LIMIT_ISOLATION_TEXTS + 1);
+    v->isolation = ARENA_ARRAY(a, char *, shares *LIMIT_ISOLATION_TEXTS + 1);
     for (size_t i = 0; i < shares; i++) {
         const struct share *s = &at->shares[i];
         char *rest = arena_strdup(a, text_of(s->isolation)), *line;
@@ -167,6 +167,10 @@ void view_spec(struct arena *a, const struct job *j, Accel__V1__Job *v, bool wit
         return;
     v->n_argv = spec->n_argv;
     v->argv = spec->argv;
+    v->n_nodelist = spec->n_nodelist;
+    v->nodelist = spec->nodelist;
+    v->n_exclude = spec->n_exclude;
+    v->exclude = spec->exclude;
 }
 
 Accel__V1__Job *view_job_brief(struct coord *c, const struct job *j, struct place_why *why)
@@ -198,6 +202,7 @@ Accel__V1__Job *view_job_brief(struct coord *c, const struct job *j, struct plac
     v->command = bytes_of(job_command(j));
     v->time_limit_ms = j->time_limit_ms;
     v->memory_bytes = j->memory_bytes;
+    v->cpus_per_proc = j->cpus_per_proc;
     if (at) {
         v->n_where = at->share_count;
         v->where = ARENA_ARRAY(a, char *, at->share_count + 1);

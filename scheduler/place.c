@@ -90,11 +90,18 @@ struct need place_need(const struct job *j, const struct node *n)
     return need;
 }
 
+/* Slots may be more than there are CPUs; time of a CPU that is asked for must exist. A node that
+ * does not tell how many it has is believed. */
+static bool has_cpus(const struct job *j, const struct node *n, const struct need *need)
+{
+    return n->cpus == 0 || (uint64_t)j->cpus_per_proc * need->procs <= n->cpus;
+}
+
 bool place_could_carry(const struct job *j, const struct node *n)
 {
     struct need need = place_need(j, n);
 
-    return has_devices(n, &need, false) &&
+    return has_devices(n, &need, false) && has_cpus(j, n, &need) &&
            (j->memory_bytes == 0 || j->memory_bytes <= n->memory_bytes);
 }
 
@@ -103,6 +110,7 @@ bool place_can_carry_now(const struct job *j, const struct node *n)
     struct need need = place_need(j, n);
 
     return n->state == NODE_READY && n->stray_count == 0 && has_devices(n, &need, true) &&
+           has_cpus(j, n, &need) &&
            (j->memory_bytes == 0 ||
             j->memory_bytes <= n->memory_bytes - MIN(n->memory_used, n->memory_bytes));
 }

@@ -116,6 +116,38 @@ static void say_asked(const struct job *j, const struct need *need, char *text, 
                  place_kind_name(need->kind), s, memory);
 }
 
+/* The job would fit if it asked for the time of fewer CPUs. */
+static int too_many_cpus(const struct coord *c, const struct job *j, const struct names *names,
+                         struct accel_error *err)
+{
+    const struct node *n, *most = NULL;
+
+    for (n = c->nodes; n; n = n->hh.next)
+        if (choose_is_allowed(names, n->name) && (!most || n->cpus > most->cpus))
+            most = n;
+    CHECK(most);
+    uint32_t procs = MAX(place_need(j, most).procs, 1u);
+    return error_set(err, ACCEL_EINVAL,
+                     "too few CPUs: %u process%s with %u CPU%s each on %s\nwhy: %s has %u, and no "
+                     "node has more\ntry: %s--cpus-per-task %u",
+                     procs, procs == 1 ? "" : "es", j->cpus_per_proc,
+                     j->cpus_per_proc == 1 ? "" : "s", j->nodes > 1 ? "every node" : "one node",
+                     most->name, most->cpus, procs > 1 ? "fewer --procs, or " : "",
+                     MAX(most->cpus / procs, 1u));
+}
+
+static bool fits_without_cpus(const struct coord *c, const struct job *j, struct arena *arena)
+{
+    struct job other = *j; /* only read */
+    struct choice choice;
+
+    if (j->cpus_per_proc == 0)
+        return false;
+    other.cpus_per_proc = 0;
+    choose_nodes(c, &other, arena, &choice);
+    return choice.is_possible;
+}
+
 static int infeasible(const struct coord *c, const struct job *j, const struct names *names,
                       const struct choice *choice, struct accel_error *err)
 {
@@ -198,7 +230,8 @@ int place_feasible(const struct coord *c, const struct job *j, struct accel_erro
     choose_nodes(c, j, &arena, &choice);
     struct names names = choose_names(j, &arena);
     if (!choice.is_possible && !may_yet_fit(c, j, &names, &choice, NULL))
-        r = infeasible(c, j, &names, &choice, err);
+        r = fits_without_cpus(c, j, &arena) ? too_many_cpus(c, j, &names, err)
+                                            : infeasible(c, j, &names, &choice, err);
     arena_done(&arena);
     return r;
 }
@@ -208,8 +241,9 @@ int place_feasible(const struct coord *c, const struct job *j, struct accel_erro
 static bool is_same_kind(const struct job *a, const struct job *b)
 {
     return a->device_kind == b->device_kind && a->procs_per_node == b->procs_per_node &&
-           a->gpus_per_node == b->gpus_per_node && a->memory_bytes == b->memory_bytes &&
-           a->nodes == b->nodes && !a->has_names && !b->has_names;
+           a->gpus_per_node == b->gpus_per_node && a->cpus_per_proc == b->cpus_per_proc &&
+           a->memory_bytes == b->memory_bytes && a->nodes == b->nodes && !a->has_names &&
+           !b->has_names;
 }
 
 static const char *why_impossible(struct place_why *w, const struct job *j)

@@ -55,6 +55,9 @@ static int check_numbers(const Accel__V1__JobSpec *s, struct accel_error *err)
     if (gpus > LIMIT_PROCS_PER_NODE)
         return error_set(err, ACCEL_EINVAL, "%u GPUs on one node\nwhy: the limit is %u", gpus,
                          LIMIT_PROCS_PER_NODE);
+    if (s->cpus_per_proc > LIMIT_CPUS_PER_PROC)
+        return error_set(err, ACCEL_EINVAL, "%u CPUs for one process\nwhy: the limit is %u",
+                         s->cpus_per_proc, LIMIT_CPUS_PER_PROC);
     if (gpus && s->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_CPU)
         return error_set(err, ACCEL_EINVAL,
                          "GPUs asked for a job on CPUs\ntry: --devices gpu, or no --gpus");
@@ -225,13 +228,14 @@ static void keep_texts(struct job *j, const char *name, const char *command,
 
 void spec_load(struct job *j, const char *name, const char *command, const Accel__V1__JobSpec *spec)
 {
-    j->device_kind = (uint8_t)spec->device_kind;
+    j->device_kind = MIN((uint32_t)spec->device_kind, ACCEL__V1__DEVICE_KIND__DEVICE_TPU) & 7;
     if (spec->gpus_per_node && j->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_AUTO)
         j->device_kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
     j->nodes = (uint16_t)MIN(MAX(spec->nodes, 1u), LIMIT_NODES_PER_JOB);
     j->has_names = spec->n_nodelist || spec->n_exclude;
     j->procs_per_node = (uint16_t)MIN(spec->procs_per_node, LIMIT_PROCS_PER_NODE);
     j->gpus_per_node = (uint16_t)MIN(spec->gpus_per_node, LIMIT_PROCS_PER_NODE);
+    j->cpus_per_proc = (uint16_t)MIN(spec->cpus_per_proc, LIMIT_CPUS_PER_PROC);
     j->max_restarts = (uint16_t)MIN(spec->max_restarts, LIMIT_RESTARTS);
     j->time_limit_ms = spec->time_limit_ms;
     j->memory_bytes = spec->memory_bytes;

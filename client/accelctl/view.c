@@ -220,6 +220,7 @@ json_t *view_job(const Accel__V1__Job *job, bool has_attempts)
     put(o, "procs", number(job->procs));
     put(o, "device_kind", json_string(device_kind(job->device_kind)));
     put(o, "gpus_per_node", number(job->gpus_per_node));
+    put(o, "cpus_per_proc", number_or_null(job->cpus_per_proc > 0, job->cpus_per_proc));
     put(o, "memory_bytes", number_or_null(job->memory_bytes > 0, (int64_t)job->memory_bytes));
     put(o, "time_limit_ms", number_or_null(job->time_limit_ms > 0, (int64_t)job->time_limit_ms));
     put(o, "submitted", view_time(job->submit_ms));

@@ -18,7 +18,8 @@ JOB = {
     "id": NUMBER, "name": TEXT, "user": TEXT, "uid": NUMBER, "state": TEXT, "result": (TEXT, NONE),
     "reason": TEXT, "exit_code": (NUMBER, NONE), "attempt": NUMBER, "max_restarts": NUMBER,
     "restarts": NUMBER, "nodes": NUMBER, "procs": NUMBER, "device_kind": TEXT,
-    "gpus_per_node": NUMBER, "memory_bytes": (NUMBER, NONE), "time_limit_ms": (NUMBER, NONE),
+    "gpus_per_node": NUMBER, "cpus_per_proc": (NUMBER, NONE), "memory_bytes": (NUMBER, NONE),
+    "time_limit_ms": (NUMBER, NONE),
     "submitted": TIME, "started": (TIME, NONE), "ended": (TIME, NONE), "where": LIST,
     "command": TEXT, "cwd": (TEXT, NONE), "output": (TEXT, NONE),
 }
@@ -93,13 +94,14 @@ def ps_json(c):
     running = c.submit("--procs", "16", "--time", "1h", "--mem", "64M", "--max-restarts", "2",
                        "--output", "o.%j", "sh", "-c", "read x < %s" % gate.path)
     c.wait(running, running=True)
-    pending = c.submit("true")
+    pending = c.submit("--cpus-per-task", "1", "true")
     items = check_items(c.ok("ps", "-a", "-o", "json").json(), JOB, "job", 3)
     bad, run, wait = items
     check_equal((bad["state"], bad["result"], bad["exit_code"]), ("ENDED", "failed", 3), "ended")
     check_equal((run["state"], run["result"], run["exit_code"]), ("RUNNING", None, None), "running")
     check_equal((run["procs"], run["time_limit_ms"], run["memory_bytes"], run["max_restarts"]),
                 (16, 3600000, 64 << 20, 2), "what was asked")
+    check_equal((run["cpus_per_proc"], wait["cpus_per_proc"]), (None, 1), "CPUs")
     check_equal(c.describe(running)["output"], c.path("o.%j"), "output")
     check_equal([(j["cwd"], j["output"]) for j in items],
                 [(None, None), (c.work, c.path("o.%j")), (c.work, None)], "directories, outputs")

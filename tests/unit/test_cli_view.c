@@ -102,8 +102,8 @@ static void test_field_names(void **state)
         job,
         "apiVersion id name user uid state result reason exit_code attempt max_restarts restarts "
         "nodes procs "
-        "device_kind gpus_per_node memory_bytes time_limit_ms submitted started ended where "
-        "command cwd output "
+        "device_kind gpus_per_node cpus_per_proc memory_bytes time_limit_ms submitted started "
+        "ended where command cwd output "
         "argv attempts");
     assert_keys(attempt,
                 "number cause text started running ended first_failed_rank master_addr master_port "

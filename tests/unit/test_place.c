@@ -117,6 +117,7 @@ static void hello(struct world *w, const char *name, Accel__V1__Device *const *d
     node.n_devices = count;
     node.devices = (Accel__V1__Device **)devices;
     node.memory_bytes = 1ull << 30;
+    node.cpus = 8;
     node.incarnation = 1;
     node.slice = slice;
     m.node = &node;
@@ -213,6 +214,7 @@ static void note_starts(struct world *w)
 struct ask {
     uint32_t nodes, procs, kind;
     const char *nodelist, *exclude; /* one name each; NULL: none */
+    uint32_t cpus;                  /* for each process */
 };
 
 static const char *submit(struct world *w, struct ask ask)
@@ -227,6 +229,7 @@ static const char *submit(struct world *w, struct ask ask)
     spec.nodes = ask.nodes;
     spec.procs_per_node = ask.procs;
     spec.device_kind = (Accel__V1__DeviceKind)ask.kind;
+    spec.cpus_per_proc = ask.cpus;
     spec.n_nodelist = ask.nodelist != NULL;
     spec.nodelist = (char **)&ask.nodelist;
     spec.n_exclude = ask.exclude != NULL;
@@ -261,11 +264,11 @@ static void test_fullest_first(void **state)
     join(w, "b", 4, 0, "", 0, 0);
     join(w, "c", 8, 0, "", 0, 0);
     join(w, "d", 4, 0, "", 0, 0);
-    assert_string_equal(submit(w, (struct ask){2, 2, CPU, NULL, NULL}), "b:0-1 d:2-3");
-    assert_string_equal(submit(w, (struct ask){3, 2, CPU, NULL, NULL}), "a:0-1 b:2-3 d:4-5");
-    assert_string_equal(submit(w, (struct ask){2, 6, CPU, NULL, NULL}), "a:0-5 c:6-11");
+    assert_string_equal(submit(w, (struct ask){2, 2, CPU, NULL, NULL, 0}), "b:0-1 d:2-3");
+    assert_string_equal(submit(w, (struct ask){3, 2, CPU, NULL, NULL, 0}), "a:0-1 b:2-3 d:4-5");
+    assert_string_equal(submit(w, (struct ask){2, 6, CPU, NULL, NULL, 0}), "a:0-5 c:6-11");
     /* All could, and none has room now: it waits, and is not refused. */
-    assert_string_equal(submit(w, (struct ask){4, 4, CPU, NULL, NULL}), "");
+    assert_string_equal(submit(w, (struct ask){4, 4, CPU, NULL, NULL, 0}), "");
     assert_string_equal(w->error, "");
 }
 
@@ -276,11 +279,11 @@ static void test_one_node_is_the_fullest(void **state)
     join(w, "b", 8, 0, "", 0, 0);
     join(w, "a", 8, 0, "", 0, 0);
     join(w, "c", 4, 0, "", 0, 0);
-    assert_string_equal(submit(w, (struct ask){1, 2, CPU, NULL, NULL}), "c:0-1");
-    assert_string_equal(submit(w, (struct ask){1, 1, CPU, NULL, NULL}), "c:0-0");
-    assert_string_equal(submit(w, (struct ask){1, 2, CPU, NULL, NULL}), "a:0-1"); /* by name */
-    assert_string_equal(submit(w, (struct ask){1, 2, CPU, NULL, NULL}), "a:0-1");
-    assert_string_equal(submit(w, (struct ask){1, 8, CPU, NULL, NULL}), "b:0-7");
+    assert_string_equal(submit(w, (struct ask){1, 2, CPU, NULL, NULL, 0}), "c:0-1");
+    assert_string_equal(submit(w, (struct ask){1, 1, CPU, NULL, NULL, 0}), "c:0-0");
+    assert_string_equal(submit(w, (struct ask){1, 2, CPU, NULL, NULL, 0}), "a:0-1"); /* by name */
+    assert_string_equal(submit(w, (struct ask){1, 2, CPU, NULL, NULL, 0}), "a:0-1");
+    assert_string_equal(submit(w, (struct ask){1, 8, CPU, NULL, NULL, 0}), "b:0-7");
 }
 
 /* Whoever does not care gets an accelerator while there is one. */
@@ -290,15 +293,15 @@ static void test_auto_takes_accelerators(void **state)
     join(w, "a", 2, 0, "", 0, 0);
     join_gpus(w, "g", 2, NULL, 0);
     for (int i = 0; i < 2; i++)
-        assert_string_equal(submit(w, (struct ask){1, 1, 0, NULL, NULL}), "g:0-0");
-    assert_string_equal(submit(w, (struct ask){1, 1, 0, NULL, NULL}), "a:0-0");
+        assert_string_equal(submit(w, (struct ask){1, 1, 0, NULL, NULL, 0}), "g:0-0");
+    assert_string_equal(submit(w, (struct ask){1, 1, 0, NULL, NULL, 0}), "a:0-0");
 }
 
 /* The GPUs that a job of so many gets. */
 static const char *gpus_for(struct world *w, uint32_t count)
 {
     w->devices[0] = 0;
-    submit(w, (struct ask){1, count, GPU, NULL, NULL});
+    submit(w, (struct ask){1, count, GPU, NULL, NULL, 0});
     assert_string_equal(w->error, "");
     return w->devices;
 }
@@ -349,19 +352,19 @@ static void test_names(void **state)
     join(w, "node-a", 4, 0, "", 0, 0);
     join(w, "node-b", 4, 0, "", 0, 0);
     join(w, "node-c", 4, 0, "", 0, 0);
-    assert_string_equal(submit(w, (struct ask){1, 1, CPU, "node-c", NULL}), "node-c:0-0");
-    assert_string_equal(submit(w, (struct ask){2, 1, CPU, NULL, "node-a"}),
+    assert_string_equal(submit(w, (struct ask){1, 1, CPU, "node-c", NULL, 0}), "node-c:0-0");
+    assert_string_equal(submit(w, (struct ask){2, 1, CPU, NULL, "node-a", 0}),
                         "node-b:0-0 node-c:1-1");
-    submit(w, (struct ask){1, 1, CPU, "node-d", NULL});
+    submit(w, (struct ask){1, 1, CPU, "node-d", NULL, 0});
     assert_refused(w, "no node node-d");
     assert_non_null(strstr(w->error, "try: node-"));
-    submit(w, (struct ask){1, 1, CPU, NULL, "elsewhere"});
+    submit(w, (struct ask){1, 1, CPU, NULL, "elsewhere", 0});
     assert_refused(w, "--exclude: no node elsewhere");
-    submit(w, (struct ask){2, 1, CPU, "node-a", NULL});
+    submit(w, (struct ask){2, 1, CPU, "node-a", NULL, 0});
     assert_refused(w, "--nodelist names 1 node");
-    submit(w, (struct ask){3, 1, CPU, NULL, "node-a"});
+    submit(w, (struct ask){3, 1, CPU, NULL, "node-a", 0});
     assert_refused(w, "2 nodes have that");
-    submit(w, (struct ask){4, 2, CPU, NULL, NULL});
+    submit(w, (struct ask){4, 2, CPU, NULL, NULL, 0});
     assert_refused(w, "it asks for 4 nodes with 2 CPU slots each; 3 nodes have that");
 }
 
@@ -373,15 +376,15 @@ static void test_slices_are_whole(void **state)
     join(w, "alone", 0, 4, "", 0, 0);
     join(w, "x1", 0, 4, "x", 2, 1);
     join(w, "x0", 0, 4, "x", 2, 0);
-    assert_string_equal(submit(w, (struct ask){4, 1, TPU, NULL, NULL}), "");
+    assert_string_equal(submit(w, (struct ask){4, 1, TPU, NULL, NULL, 0}), "");
     assert_refused(w, "4 nodes");
     join(w, "y0", 0, 4, "y", 2, 0);
-    assert_string_equal(submit(w, (struct ask){1, 1, TPU, NULL, NULL}), "alone:0-0");
-    assert_string_equal(submit(w, (struct ask){2, 1, TPU, NULL, NULL}), "x0:0-0 x1:1-1");
-    assert_string_equal(submit(w, (struct ask){3, 1, TPU, NULL, NULL}), "");
+    assert_string_equal(submit(w, (struct ask){1, 1, TPU, NULL, NULL, 0}), "alone:0-0");
+    assert_string_equal(submit(w, (struct ask){2, 1, TPU, NULL, NULL, 0}), "x0:0-0 x1:1-1");
+    assert_string_equal(submit(w, (struct ask){3, 1, TPU, NULL, NULL, 0}), "");
     assert_refused(w, "no slices have 3 nodes");
-    assert_string_equal(submit(w, (struct ask){2, 1, TPU, NULL, NULL}), "y0:0-0 y1:1-1");
-    assert_string_equal(submit(w, (struct ask){4, 1, TPU, NULL, NULL}), "");
+    assert_string_equal(submit(w, (struct ask){2, 1, TPU, NULL, NULL, 0}), "y0:0-0 y1:1-1");
+    assert_string_equal(submit(w, (struct ask){4, 1, TPU, NULL, NULL, 0}), "");
     assert_string_equal(w->error, ""); /* both slices together: possible, and it waits */
 }
 
@@ -418,10 +421,10 @@ static void test_nodes_of_the_store_count(void **state)
     join(w, "c", 4, 0, "", 0, 0);
     restart(w);
     join(w, "a", 4, 0, "", 0, 0);
-    assert_waits(w, (struct ask){3, 1, CPU, NULL, NULL}, 1, "waits for nodes b, c to come back");
+    assert_waits(w, (struct ask){3, 1, CPU, NULL, NULL, 0}, 1, "waits for nodes b, c to come back");
     join(w, "c", 4, 0, "", 0, 0);
     assert_string_equal(reason_of(w, 1), "waits for node b to come back");
-    submit(w, (struct ask){4, 1, CPU, NULL, NULL});
+    submit(w, (struct ask){4, 1, CPU, NULL, NULL, 0});
     assert_refused(w, "3 nodes have that");
     join(w, "b", 4, 0, "", 0, 0);
     note_starts(w);
@@ -441,11 +444,12 @@ static void test_slices_of_the_store_count(void **state)
     join(w, "c", 4, 0, "", 0, 0);
     join(w, "x0", 0, 4, "x", 2, 0);
     join(w, "x1", 0, 4, "x", 2, 1);
-    submit(w, (struct ask){5, 1, TPU, NULL, NULL});
+    submit(w, (struct ask){5, 1, TPU, NULL, NULL, 0});
     assert_refused(w, "4 nodes have that");
-    assert_waits(w, (struct ask){4, 1, TPU, NULL, NULL}, 1,
+    assert_waits(w, (struct ask){4, 1, TPU, NULL, NULL, 0}, 1,
                  "waits for nodes y0, y1 to tell what they are");
-    assert_string_equal(submit(w, (struct ask){1, 1, CPU, NULL, NULL}), "c:0-0"); /* not behind */
+    assert_string_equal(submit(w, (struct ask){1, 1, CPU, NULL, NULL, 0}),
+                        "c:0-0"); /* not behind */
     join(w, "y0", 0, 4, "y", 2, 0);
     assert_string_equal(reason_of(w, 1), "waits for node y1 to tell what it is");
     join(w, "y1", 0, 4, "y", 2, 1);
@@ -477,21 +481,48 @@ static void test_enrolled_nodes_count(void **state)
 {
     struct world *w = *state;
     join(w, "a", 4, 0, "", 0, 0);
-    submit(w, (struct ask){2, 1, CPU, NULL, NULL});
+    submit(w, (struct ask){2, 1, CPU, NULL, NULL, 0});
     assert_refused(w, "1 node has that");
     enrol(w, "b");
     restart(w);
     join(w, "a", 4, 0, "", 0, 0);
-    assert_waits(w, (struct ask){2, 1, CPU, NULL, NULL}, 1, "waits for node b to tell what it is");
-    assert_string_equal(submit(w, (struct ask){1, 1, CPU, NULL, NULL}), "a:0-0");
-    submit(w, (struct ask){3, 1, CPU, NULL, NULL});
+    assert_waits(w, (struct ask){2, 1, CPU, NULL, NULL, 0}, 1,
+                 "waits for node b to tell what it is");
+    assert_string_equal(submit(w, (struct ask){1, 1, CPU, NULL, NULL, 0}), "a:0-0");
+    submit(w, (struct ask){3, 1, CPU, NULL, NULL, 0});
     assert_refused(w, "1 node has that");
-    submit(w, (struct ask){2, 1, CPU, NULL, "b"}); /* it does not wait for whom it leaves out */
+    submit(w, (struct ask){2, 1, CPU, NULL, "b", 0}); /* it does not wait for whom it leaves out */
     assert_refused(w, "1 node has that");
-    assert_waits(w, (struct ask){1, 1, CPU, "b", NULL}, 3, "waits for node b to tell what it is");
+    assert_waits(w, (struct ask){1, 1, CPU, "b", NULL, 0}, 3,
+                 "waits for node b to tell what it is");
     join(w, "b", 4, 0, "", 0, 0);
     note_starts(w);
     assert_string_equal(w->placed, "b:0-0 b:1-1"); /* of two jobs */
+}
+
+/* Nodes here have 8 CPUs, and may have more slots. */
+static void test_cpus_must_exist(void **state)
+{
+    struct world *w = *state;
+    Accel__V1__GetRequest rq = ACCEL__V1__GET_REQUEST__INIT;
+    join(w, "a", 16, 0, "", 0, 0);
+    join(w, "b", 4, 0, "", 0, 0);
+    submit(w, (struct ask){1, 1, CPU, NULL, NULL, LIMIT_CPUS_PER_PROC + 1});
+    assert_non_null(strstr(w->error, "why: the limit is"));
+    submit(w, (struct ask){1, 3, CPU, NULL, NULL, 4});
+    assert_refused(w, "too few CPUs: 3 processes with 4 CPUs each on one node");
+    assert_non_null(strstr(w->error, "try: fewer --procs, or --cpus-per-task 2"));
+    submit(w, (struct ask){2, 1, CPU, NULL, NULL, 9});
+    assert_refused(w, "1 process with 9 CPUs each on every node");
+    submit(w, (struct ask){1, 20, CPU, NULL, NULL, 9}); /* and too few slots: that is said first */
+    assert_refused(w, "20 CPU slots");
+    assert_string_equal(submit(w, (struct ask){1, 2, CPU, NULL, NULL, 4}), "b:0-1");
+    rq.job_id = 1;
+    step(w, COORD_GET, RPC_OPEN, 99, &rq.base);
+    Accel__V1__GetReply *m =
+        accel__v1__get_reply__unpack(NULL, w->batch.outputs[0].len, w->batch.outputs[0].data);
+    assert_int_equal(m->job->cpus_per_proc, 4);
+    accel__v1__get_reply__free_unpacked(m, NULL);
 }
 
 static void test_left_out_nodes_are_named(void **state)
@@ -499,11 +530,11 @@ static void test_left_out_nodes_are_named(void **state)
     struct world *w = *state;
     join(w, "a", 4, 0, "", 0, 0);
     join(w, "b", 4, 0, "", 0, 0);
-    submit(w, (struct ask){2, 1, CPU, NULL, "b"});
+    submit(w, (struct ask){2, 1, CPU, NULL, "b", 0});
     assert_refused(w, "why: left out by --exclude: b; node a has 4 CPU slots,");
-    submit(w, (struct ask){1, 8, CPU, "a", NULL});
+    submit(w, (struct ask){1, 8, CPU, "a", NULL, 0});
     assert_refused(w, "why: left out by --nodelist: b; node a has 4 CPU slots,");
-    submit(w, (struct ask){1, 8, CPU, NULL, NULL});
+    submit(w, (struct ask){1, 8, CPU, NULL, NULL, 0});
     assert_refused(w, "why: node a has 4 CPU slots,");
 }
 
@@ -522,6 +553,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_nodes_of_the_store_count, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slices_of_the_store_count, setup, teardown),
         cmocka_unit_test_setup_teardown(test_enrolled_nodes_count, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cpus_must_exist, setup, teardown),
         cmocka_unit_test_setup_teardown(test_left_out_nodes_are_named, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
