@@ -34,8 +34,8 @@ struct cli {
 
 typedef int verb_function(struct cli *cli); /* returns the exit code */
 verb_function verb_launch, verb_submit, verb_ps, verb_describe, verb_logs, verb_wait, verb_cancel,
-    verb_nodes, verb_events, verb_version, verb_help, verb_admin, verb_doctor, verb_node,
-    verb_user;
+    verb_nodes, verb_events, verb_version, verb_help, verb_admin, verb_doctor, verb_node, verb_user,
+    verb_completion;
 
 /* Colour by the rules of the manual: option, NO_COLOR, CLICOLOR_FORCE, CLICOLOR, TERM, terminal. */
 bool color_is_wanted(const char *choice, bool is_tty);

@@ -16,12 +16,14 @@
 #include "common/loop.h"
 
 static verb_function *const verbs[VERB_COUNT] = {
-    [VERB_LAUNCH] = verb_launch,     [VERB_SUBMIT] = verb_submit,   [VERB_PS] = verb_ps,
-    [VERB_DESCRIBE] = verb_describe, [VERB_LOGS] = verb_logs,       [VERB_WAIT] = verb_wait,
-    [VERB_CANCEL] = verb_cancel,     [VERB_NODES] = verb_nodes,     [VERB_EVENTS] = verb_events,
-    [VERB_HELP] = verb_help,         [VERB_VERSION] = verb_version, [VERB_ADMIN] = verb_admin,
-    [VERB_DOCTOR] = verb_doctor,
-    [VERB_NODE] = verb_node,         [VERB_USER] = verb_user,
+    [VERB_LAUNCH] = verb_launch,   [VERB_SUBMIT] = verb_submit,
+    [VERB_PS] = verb_ps,           [VERB_DESCRIBE] = verb_describe,
+    [VERB_LOGS] = verb_logs,       [VERB_WAIT] = verb_wait,
+    [VERB_CANCEL] = verb_cancel,   [VERB_NODES] = verb_nodes,
+    [VERB_EVENTS] = verb_events,   [VERB_HELP] = verb_help,
+    [VERB_VERSION] = verb_version, [VERB_ADMIN] = verb_admin,
+    [VERB_DOCTOR] = verb_doctor,   [VERB_NODE] = verb_node,
+    [VERB_USER] = verb_user,       [VERB_COMPLETION] = verb_completion,
 };
 
 /* A closed stdout must not become the descriptor of a socket; a closed stdin stays recognisable

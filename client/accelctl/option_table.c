@@ -145,6 +145,14 @@ const struct verb verb_table[VERB_COUNT] = {
      "accelctl user role ann operator\tshe looks after the others' jobs\n"
      "accelctl user revoke ann\tshe has left, or lost the file\n",
      false},
+    {VERB_COMPLETION, "completion", "", "{bash | zsh | fish}",
+     "write a script that lets a shell complete what you type",
+     "Verbs, options and their values, ids of jobs and names of nodes. `meson install` puts these "
+     "scripts where the shells look.",
+     "eval \"$(accelctl completion bash)\"\tfor this shell\n"
+     "accelctl completion zsh > ~/.zfunc/_accelctl\twhere ~/.zfunc is in fpath\n"
+     "accelctl completion fish | source\tfor fish\n",
+     false},
 };
 
 #define FLAG                      OPT_TYPE_FLAG, NULL, NULL, 0, 0
@@ -189,7 +197,8 @@ const struct option_row option_table[] = {
     {OPT_MAX_RESTARTS, "max-restarts", 'r', "", NUMBER("N", 0, LIMIT_RESTARTS), RUN,
      "start the gang again up to N times when a rank fails; default 0"},
     {OPT_TIME, "time", 't', "", OPT_TYPE_DURATION, "T", NULL, 1, UINT64_MAX, RUN,
-     "end the job after T (90 or 90s, 30m, 1h30m, 4:00:00, 2-00:00:00), counted from its first start"},
+     "end the job after T (90 or 90s, 30m, 1h30m, 4:00:00, 2-00:00:00), counted from its first "
+     "start"},
     {OPT_MEM, "mem", 0, "memory", OPT_TYPE_BYTES, "S", NULL, MEM_MIN_BYTES, UINT64_MAX, RUN,
      "memory on each node (512M, 1.5G; powers of 1024); the job is killed beyond it"},
     {OPT_CPUS, "cpus-per-task", 'c', "cpus-per-proc", OPT_TYPE_NUMBER, "N", NULL, 1, 65536, RUN,

@@ -24,6 +24,7 @@ enum verb_id {
     VERB_DOCTOR,
     VERB_NODE,
     VERB_USER,
+    VERB_COMPLETION,
     VERB_COUNT
 };
 

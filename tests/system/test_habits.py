@@ -3,6 +3,10 @@
 """What people type who come from Slurm, kubectl, gh or docker: taken where it means the same, and
 answered with what is meant where it does not."""
 import os
+import pty
+import select
+import shutil
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -45,7 +49,8 @@ def cancel(c):
 
 @test("Slurm: what means the same is taken, what does not is answered, and a page tells both")
 def slurm(c):
-    out = c.ok("launch", "-n", "3", "-c", "1", "-J", "three", "--label", "--wrap", "echo $WORLD_SIZE")
+    out = c.ok("launch", "-n", "3", "-c", "1", "-J", "three", "--label", "--wrap",
+               "echo $WORLD_SIZE")
     check_equal(sorted(out.out.splitlines()), ["[%d] 3" % i for i in range(3)], "srun -n 3")
     check_equal(c.describe(1)["name"], "three", "-J")
     sleeping = c.submit("sh", "-c", "read x < %s" % c.gate("gate").path)
@@ -60,6 +65,68 @@ def slurm(c):
     for word in ("sbatch", "--partition", "-n", "scancel"):
         check(word in page, "%s is on the page: %s", word, page)
     check(max(map(len, page.splitlines())) < 100, "width: %s", page)
+
+
+def complete(c, *words):
+    """What bash offers for the last word of a line, '=' being a word as readline has it."""
+    script = ('eval "$("$0" completion bash)"; COMP_WORDS=("$0" "$@"); COMP_CWORD=$#; '
+              '_accelctl && printf "%s\\n" "${COMPREPLY[@]}"')
+    return c.run(*words, prefix=["bash", "-c", script]).out.split()
+
+
+@test("completion bash: verbs, options, values, ids and nodes, and files after the program")
+def completion(c):
+    c.ok("launch", "true")
+    node = c.ok("nodes", "-o", "name").out.strip()
+    for words, offered in ((["des"], ["describe"]), (["--vers"], ["--version"]),
+                           (["ps", "--js"], ["--json"]), (["ls", "--all-u"], ["--all-users"]),
+                           (["ps", "-o", "j"], ["json"]), (["ps", "--output", "=", "ya"], ["yaml"]),
+                           (["launch", "--launcher", "=", ""], ["auto", "jax", "mpi"]),
+                           (["--color", "always", "ps", "--al"], ["--all", "--all-users"]),
+                           (["launch", "--nodelist", ""], [node]), (["nodes", ""], [node]),
+                           (["describe", ""], ["1"]), (["admin", "sn"], ["snapshot"]),
+                           (["help", "sl"], ["slurm"]), (["logs", "--procs", ""], ["1"]),
+                           (["completion", ""], ["bash", "zsh", "fish"])):
+        check_equal(complete(c, *words), offered, "accelctl %s" % words)
+    for words in (["launch", ""], ["launch", "--procs", "2", "train.py", "--vers"],
+                  ["submit", "--output", ""], ["nosuch", "--vers"]):
+        check_equal(complete(c, *words), [], "left to the shell: accelctl %s" % words)
+    check_equal(c.ok("completion", "jobs").out, "1\n", "ids")
+    check_form(c.fails(2, "completion", "tcsh"), "no such shell")
+
+
+@test("completion starts nothing; each script is one of its shell")
+def completion_scripts(c):
+    c.counts_starts = False
+    c.fails(5, "completion", "jobs")
+    check_equal(c.processes(), {}, "processes after asking for ids")
+    for shell, arguments in (("bash", ["-n"]), ("zsh", ["-n"]), ("fish", ["--no-execute"])):
+        script = c.write("accelctl." + shell, c.ok("completion", shell).out)
+        if shutil.which(shell):
+            result = subprocess.run([shell, *arguments, script], capture_output=True, check=False)
+            check_equal((result.returncode, result.stderr), (0, b""), shell)
+
+
+@test("completion in a real bash: a key press ends the word")
+def completion_live(c):
+    c.counts_starts = False
+    rc = c.write("rc", 'PS1="ready> "\neval "$(accelctl completion bash)"\n')
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.environ["PATH"] = c.bin + ":" + os.environ["PATH"]
+        os.environ["TERM"] = "dumb"
+        os.execvp("bash", ["bash", "--noprofile", "--rcfile", rc, "-i"])
+    seen = b""
+    try:
+        for wanted, typed in ((b"ready> ", b"accelctl compl\t"), (b"completion ", b"ba\t"),
+                              (b"completion bash ", b"\x15exit\n"), (b"exit", b"")):
+            while wanted not in seen:
+                check(select.select([fd], [], [], 60)[0], "nothing after %r", seen)
+                seen += os.read(fd, 4096)
+            os.write(fd, typed)
+    finally:
+        os.close(fd)
+        os.waitpid(pid, 0)
 
 
 @test("launch -v says once that a job waits, and for what")
