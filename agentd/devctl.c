@@ -152,8 +152,13 @@ int devctl_allow(struct devctl *d, const char *path, struct accel_error *err)
 #define HEAD_INSNS 5u
 #define TAIL_INSNS 4u
 
+size_t devctl_program_max(const struct devctl *d)
+{
+    return HEAD_INSNS + 2 * d->allow_count + d->major_count + TAIL_INSNS;
+}
+
 /* Offsets of jumps count from the next instruction. */
-static size_t assemble(const struct devctl *d, struct bpf_insn *p)
+size_t devctl_program(const struct devctl *d, struct bpf_insn *p)
 {
     size_t n = 0;
     size_t tests = 0;
@@ -187,38 +192,60 @@ static size_t assemble(const struct devctl *d, struct bpf_insn *p)
     CHECK(n == pass);
     p[n++] = INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 1);
     p[n++] = INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
-    p[n++] = INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0);
-    p[n++] = INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+    if (d->major_count > 0) { /* the kernel takes no program with a part that is never reached */
+        p[n++] = INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0);
+        p[n++] = INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+    }
     return n;
 }
 
-int devctl_attach(const struct devctl *d, int cgroup_fd)
+/* Its descriptor, or -errno. */
+static int load_program(const struct devctl *d)
 {
-    size_t most = HEAD_INSNS + 2 * d->allow_count + d->major_count + TAIL_INSNS;
-    AUTO_FREE struct bpf_insn *insns = xcalloc(most, sizeof(*insns));
+    AUTO_FREE struct bpf_insn *insns = xcalloc(devctl_program_max(d), sizeof(*insns));
     union bpf_attr attr;
     memset(&attr, 0, sizeof(attr));
     attr.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
     attr.insns = (uint64_t)(uintptr_t)insns;
-    attr.insn_cnt = (uint32_t)assemble(d, insns);
+    attr.insn_cnt = (uint32_t)devctl_program(d, insns);
     attr.license = (uint64_t)(uintptr_t) "Apache-2.0"; /* no helper is called that asks for GPL */
     memcpy(attr.prog_name, "accel_devices", sizeof("accel_devices"));
-    AUTO_CLOSE int prog_fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
-    if (prog_fd < 0) {
-        return -errno;
-    }
+    int fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
+    return fd < 0 ? -errno : fd;
+}
+
+/* BPF_PROG_ATTACH and BPF_PROG_DETACH. */
+static int bind_program(int command, int prog_fd, int cgroup_fd)
+{
+    union bpf_attr attr;
     memset(&attr, 0, sizeof(attr));
     attr.target_fd = (uint32_t)cgroup_fd;
     attr.attach_bpf_fd = (uint32_t)prog_fd;
     attr.attach_type = BPF_CGROUP_DEVICE;
-    attr.attach_flags = BPF_F_ALLOW_MULTI; /* beside those of systemd and container engines */
-    return syscall(SYS_bpf, BPF_PROG_ATTACH, &attr, sizeof(attr)) < 0 ? -errno : 0;
+    if (command == BPF_PROG_ATTACH) {
+        attr.attach_flags = BPF_F_ALLOW_MULTI; /* beside those of systemd and container engines */
+    }
+    return syscall(SYS_bpf, command, &attr, sizeof(attr)) < 0 ? -errno : 0;
 }
 
-bool devctl_can_attach(int cgroup_fd)
+int devctl_attach(const struct devctl *d, int cgroup_fd)
 {
-    static const struct devctl nothing; /* lets all pass; it goes with the group */
-    return devctl_attach(&nothing, cgroup_fd) == 0;
+    AUTO_CLOSE int prog_fd = load_program(d);
+    return prog_fd < 0 ? prog_fd : bind_program(BPF_PROG_ATTACH, prog_fd, cgroup_fd);
+}
+
+int devctl_try_attach(int cgroup_fd)
+{
+    static const struct devctl nothing; /* lets all pass */
+    AUTO_CLOSE int prog_fd = load_program(&nothing);
+    if (prog_fd < 0) {
+        return prog_fd;
+    }
+    int r = bind_program(BPF_PROG_ATTACH, prog_fd, cgroup_fd);
+    if (r == 0) { /* a group takes 64 programs, and this one may outlive many of our starts */
+        r = bind_program(BPF_PROG_DETACH, prog_fd, cgroup_fd);
+    }
+    return r;
 }
 
 /* ---- version 1 ---- */

@@ -9,6 +9,8 @@
 #ifndef ACCEL_AGENTD_DEVCTL_H
 #define ACCEL_AGENTD_DEVCTL_H
 
+#include <linux/bpf.h>
+
 #include "common/error.h"
 
 #define DEVCTL_MAJORS_MAX 64u   /* of accelerators; further ones stay open */
@@ -33,11 +35,16 @@ void devctl_add_majors(struct devctl *d, const char *text);
 /* Opens a device node, with the control nodes that go with it. ACCEL_ENOENT, ACCEL_EINVAL: it is no
  * character device; ACCEL_EFULL. */
 int devctl_allow(struct devctl *d, const char *path, struct accel_error *err);
+/* The program, and the most instructions that it can have. A device that is neither allowed nor of
+ * a closed major is let through. */
+size_t devctl_program_max(const struct devctl *d);
+size_t devctl_program(const struct devctl *d, struct bpf_insn *ret_insns);
 /* Puts the program on a cgroup; it counts for all that is below. 0 or -errno. */
 int devctl_attach(const struct devctl *d, int cgroup_fd);
 /* Writes devices.deny and devices.allow of a group of version 1. 0 or -errno. */
 int devctl_write(const struct devctl *d, int dir_fd);
-/* Whether this kernel takes such programs on the cgroup: tries. */
-bool devctl_can_attach(int cgroup_fd);
+/* Whether this kernel takes such programs on the cgroup: tries, and leaves none there. 0 or -errno.
+ */
+int devctl_try_attach(int cgroup_fd);
 
 #endif

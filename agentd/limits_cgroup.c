@@ -98,47 +98,78 @@ static bool is_delegated(int dir_fd)
 static bool move_to_leaf(const struct limits_root *l, int dir_fd)
 {
     char pid[16];
-    if (!is_delegated(dir_fd) || (mkdirat(dir_fd, "supervisor", 0755) < 0 && errno != EEXIST)) {
+    if (!is_delegated(dir_fd) || (mkdirat(dir_fd, CGROUP_LEAF, 0755) < 0 && errno != EEXIST)) {
         return false;
     }
-    AUTO_CLOSE int leaf = openat(dir_fd, "supervisor", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    AUTO_CLOSE int leaf = openat(dir_fd, CGROUP_LEAF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     snprintf(pid, sizeof(pid), "%d", (int)getppid());
     return leaf >= 0 && write_control(l, leaf, "cgroup.procs", pid) == 0 &&
            write_control(l, leaf, "cgroup.procs", "0") == 0;
 }
 
-/* Makes the controller one of our parent's children. */
-static bool enable_unified(const struct limits_root *l, const char *name)
+/* A group with processes that passes a controller on makes the groups below it unfit for processes:
+ * the kernel refuses it (memory), or takes it for a tree of threads (cpu, pids). Only the root of
+ * the tree may, which alone has no type. */
+static int make_empty(const struct limits_root *l, int dir_fd)
+{
+    if (faccessat(dir_fd, "cgroup.type", F_OK, 0) < 0 && errno == ENOENT) {
+        return 0;
+    }
+    AUTO_FREE char *text = read_text(dir_fd, "cgroup.procs");
+    return (text != NULL && text[0] == '\0') || move_to_leaf(l, dir_fd) ? 0 : -EBUSY;
+}
+
+/* For people, why a step towards a controller failed. */
+static const char *why_not(int r)
+{
+    switch (r) {
+    case -EROFS: return "cgroups are read-only";
+    case -EBUSY: return "other processes are in the group of acceld";
+    case -EACCES:
+    case -EPERM: return geteuid() != 0 ? "not root" : "cgroups cannot be written";
+    default: return strerror(-r);
+    }
+}
+
+/* Makes the controller one of our parent's children: NULL, or why not. */
+static const char *enable_unified(const struct limits_root *l, const char *name)
 {
     const struct cgroup_root *root = l->unified;
     char above[PATH_MAX];
     char enable[24];
+    int r = 0;
     snprintf(enable, sizeof(enable), "+%s", name);
     if (!has_controller(root->fd, name)) {
         str_copy(above, sizeof(above), root->path);
         char *slash = strrchr(above, '/');
-        if (slash == NULL) {
-            return false;
-        }
+        CHECK(slash != NULL);
         *slash = '\0';
         AUTO_CLOSE int dir_fd = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (dir_fd < 0 || !has_controller(dir_fd, name)) {
-            return false;
+            return "the controller is not given to the group of acceld";
         }
-        int r = write_control(l, dir_fd, "cgroup.subtree_control", enable);
-        if (r == -EBUSY && move_to_leaf(l, dir_fd)) {
+        r = make_empty(l, dir_fd);
+        if (r == 0) {
             r = write_control(l, dir_fd, "cgroup.subtree_control", enable);
         }
-        if (r < 0) {
-            return false;
-        }
     }
-    return write_control(l, root->fd, "cgroup.subtree_control", enable) == 0;
+    if (r == 0) {
+        r = write_control(l, root->fd, "cgroup.subtree_control", enable);
+    }
+    return r == 0 ? NULL : why_not(r);
+}
+
+static const char *try_devices(const struct limits_root *l)
+{
+    int r = devctl_try_attach(l->unified->fd);
+    return r == 0                         ? NULL
+           : r == -EINVAL || r == -ENOSYS ? "this kernel takes no device program"
+                                          : why_not(r);
 }
 
 /* ---- version 1 ---- */
 
-/* Where the controller is mounted alone; "" if it is not. */
+/* Where the controller of version 1 (name NULL: version 2) is mounted; "" if it is not. */
 static void find_mount(const char *mounts, const char *name, char *path, size_t size)
 {
     AUTO_FREE char *text = read_text(AT_FDCWD, mounts);
@@ -150,7 +181,8 @@ static void find_mount(const char *mounts, const char *name, char *path, size_t 
         char type[32];
         char options[512];
         if (sscanf(line, "%*s %511s %31s %511s", where, type, options) == 3 &&
-            strcmp(type, "cgroup") == 0 && has_word(options, name)) {
+            strcmp(type, name != NULL ? "cgroup" : "cgroup2") == 0 &&
+            (name == NULL || has_word(options, name))) {
             str_copy(path, size, where);
             return;
         }
@@ -178,7 +210,8 @@ static void own_path(const char *name, char *path, size_t size)
     }
 }
 
-static void find_v1(struct limit_controller *c, const char *kind, const char *name,
+/* False, with c->why as it was, where no such controller is mounted. */
+static bool find_v1(struct limit_controller *c, const char *kind, const char *name,
                     const char *mounts)
 {
     char base[512];
@@ -187,8 +220,7 @@ static void find_v1(struct limit_controller *c, const char *kind, const char *na
     int sys = 0;
     find_mount(mounts, kind, base, sizeof(base));
     if (base[0] == '\0') {
-        str_copy(c->why, sizeof(c->why), "this machine has no such controller for us");
-        return;
+        return false;
     }
     own_path(kind, own, sizeof(own));
     for (int i = 0; i < 2; i++, own[0] = '\0') { /* beside ourselves, else at the top */
@@ -196,17 +228,26 @@ static void find_v1(struct limit_controller *c, const char *kind, const char *na
             access(dir, W_OK) == 0 &&
             snprintf(c->path, sizeof(c->path), "%s%s/%s", base, own, name) < (int)sizeof(c->path)) {
             c->version = 1;
-            return;
+            return true;
         }
         sys = errno;
     }
-    str_copy(c->why, sizeof(c->why),
-             sys == EROFS     ? "cgroups are read-only"
-             : geteuid() != 0 ? "not root"
-                              : "cgroups cannot be written");
+    str_copy(c->why, sizeof(c->why), why_not(-sys));
+    return true;
 }
 
 /* ---- the node ---- */
+
+/* Why accel-spawn could not use version 2 at all. */
+static const char *why_no_unified(const char *mounts)
+{
+    char base[512];
+    find_mount(mounts, NULL, base, sizeof(base));
+    if (base[0] == '\0') {
+        return "this machine has no such controller for us";
+    }
+    return access(base, W_OK) < 0 ? why_not(-errno) : "cgroups are not used here";
+}
 
 void limits_root_init(struct limits_root *l, const struct cgroup_root *unified, const char *name,
                       const char *mounts)
@@ -215,13 +256,13 @@ void limits_root_init(struct limits_root *l, const struct cgroup_root *unified, 
     *l = (struct limits_root){.unified = unified, .is_test = is_test};
     for (size_t i = 0; i < LIMIT_KINDS; i++) {
         struct limit_controller *c = &l->controllers[i];
-        bool has_v2 =
-            unified != NULL && (i == LIMIT_KIND_DEVICES ? devctl_can_attach(unified->fd)
-                                                        : enable_unified(l, kinds[i].name));
-        if (has_v2) {
+        const char *why = unified == NULL           ? why_no_unified(mounts)
+                          : i == LIMIT_KIND_DEVICES ? try_devices(l)
+                                                    : enable_unified(l, kinds[i].name);
+        if (why == NULL) {
             c->version = 2;
-        } else {
-            find_v1(c, kinds[i].name, name, mounts);
+        } else if (!find_v1(c, kinds[i].name, name, mounts)) {
+            str_copy(c->why, sizeof(c->why), why);
         }
     }
 }
