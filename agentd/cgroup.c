@@ -29,6 +29,7 @@
 #include "common/path.h"
 
 #define CGROUP2_MAGIC     0x63677270 /* CGROUP2_SUPER_MAGIC of linux/magic.h */
+#define TRY_NAME          "try"      /* no attempt has this name */
 #define PROC_CGROUP_BYTES 65536      /* /proc/self/cgroup has a line per hierarchy */
 
 static uint64_t fnv1a(const char *s)
@@ -71,6 +72,10 @@ static void own_cgroup(char *path, size_t size)
             snprintf(path, size, "%s", line + 3);
         }
     }
+    char *leaf = strrchr(path, '/');
+    if (leaf != NULL && strcmp(leaf, "/" CGROUP_LEAF) == 0) {
+        *leaf = '\0';
+    }
 }
 
 static void exit_at_once(void *arg)
@@ -79,16 +84,19 @@ static void exit_at_once(void *arg)
     _exit(0);
 }
 
-/* Whether a process can be born into the group. */
-static bool try_fork(int cgroup_fd)
+/* Whether a process can be born into a group below the parent; into the parent itself it cannot
+ * once that passes controllers on, as it does since an earlier accel-spawn. */
+static bool try_fork(int parent_fd)
 {
     bool in_cgroup = false;
-    int pid = cgroup_vfork(cgroup_fd, exit_at_once, NULL, NULL, &in_cgroup);
-    if (pid < 0) {
+    if (mkdirat(parent_fd, TRY_NAME, 0755) < 0 && errno != EEXIST) {
         return false;
     }
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {}
-    return in_cgroup;
+    AUTO_CLOSE int fd = openat(parent_fd, TRY_NAME, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int pid = fd < 0 ? -1 : cgroup_vfork(fd, exit_at_once, NULL, NULL, &in_cgroup);
+    while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {}
+    (void)unlinkat(parent_fd, TRY_NAME, AT_REMOVEDIR);
+    return pid > 0 && in_cgroup;
 }
 
 static bool root_open(struct cgroup_root *root)
@@ -207,7 +215,7 @@ int cgroup_split(int cgroup_fd, uid_t uid, int *ret_shim_fd, int *ret_ranks_fd)
 int cgroup_remove_split(const struct cgroup_root *root, const char *name)
 {
     static const char *const below[] = {"/shim", "/ranks", ""};
-    char path[96];
+    char path[NAME_MAX + sizeof("/ranks")];
     for (size_t i = 0; i < ARRAY_LEN(below); i++) {
         snprintf(path, sizeof(path), "%s%s", name, below[i]);
         if (unlinkat(root->fd, path, AT_REMOVEDIR) < 0 && errno != ENOENT && errno != ENODEV) {

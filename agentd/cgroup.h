@@ -14,6 +14,8 @@
 
 #include "common/base.h"
 
+#define CGROUP_LEAF "supervisor" /* of a delegated group: where acceld and accel-spawn move to */
+
 struct cgroup_root {
     int fd; /* of the parent directory, -1: no cgroups */
     char path[PATH_MAX];
@@ -22,8 +24,9 @@ struct cgroup_root {
 /* The last part of the parent's path: the same for the same directory, also after a restart, and
  * no other's, also where containers have the same path for theirs. The directory exists. */
 void cgroup_parent_name(const char *attempts_dir, char *name, size_t size);
-/* Finds or makes the parent and tries it with a process. is_top: below the root of the tree at
- * once, not below our own. False where cgroups cannot be used. */
+/* Finds or makes the parent and tries it with a process. In a leaf CGROUP_LEAF it goes beside the
+ * leaf, as before accel-spawn (or systemd's DelegateSubgroup) had put us there. is_top: below the
+ * root of the tree at once, not below our own. False where cgroups cannot be used. */
 bool cgroup_root_init(struct cgroup_root *root, const char *attempts_dir, bool is_top);
 /* Removes the parent if no attempt lives in it. */
 void cgroup_root_done(struct cgroup_root *root);
