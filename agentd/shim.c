@@ -131,7 +131,7 @@ static void finish_record(struct shim *s)
     record.start_failed = s->start_failed;
     record.text = s->start_text != NULL ? s->start_text : record.text;
     record.stop_cause = s->stop_cause;
-    record.oom_killed = limits_oom_kills(s->start->limits->oom_fd) > 0;
+    record.oom_killed = s->has_oom || limits_oom_kills(s->start->limits->oom_fd) > 0;
     if (write_record(s, &record) < 0) {
         /* The disk is full: the tails go, the rest fits in the room that was kept. */
         for (size_t i = 0; i < s->rank_count; i++) {

@@ -101,6 +101,7 @@ struct shim {
     size_t *exit_order; /* indices of reaped ranks, in the order of their deaths */
     size_t exit_count;
     size_t oom_count; /* ranks that were killed for memory */
+    bool has_oom;     /* so was something of ours: the kernel forgets it with the group */
     bool is_started;  /* every rank runs its program or has failed to; it was said */
     bool start_failed;
     char *start_text;

@@ -13,6 +13,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "agentd/limits_cgroup.h"
 #include "agentd/procfs.h"
 #include "agentd/shim_internal.h"
 
@@ -79,12 +80,18 @@ size_t tree_kill_children(bool (*keep)(void *ctx, pid_t pid), void *ctx)
     return count + (pid > 0 ? kill_child(pid, keep, ctx) : 0);
 }
 
+static int remove_own_cgroup(struct shim *s)
+{
+    s->has_oom = s->has_oom || limits_oom_kills(s->start->limits->oom_fd) > 0;
+    return cgroup_remove(s->start->cgroups, s->name);
+}
+
 /* Whether the cgroup is gone. A process in it that is no child of ours was put there by somebody
  * with the right to; it goes too. */
 static bool cgroup_is_gone(struct shim *s)
 {
     bool is_ours = s->cgroup_fd >= 0 && !s->start->is_cgroup_split;
-    if (s->cgroup_fd < 0 || (is_ours && cgroup_remove(s->start->cgroups, s->name) != -EBUSY)) {
+    if (s->cgroup_fd < 0 || (is_ours && remove_own_cgroup(s) != -EBUSY)) {
         base_close_fd(&s->cgroup_events_fd); /* of a removed group it would be ready for ever */
         s->cgroup_events_fd = -1;
         return true;
@@ -104,7 +111,7 @@ static bool cgroup_is_gone(struct shim *s)
     base_close_fd(&s->cgroup_events_fd);
     s->cgroup_events_fd = -1;
     if (is_ours) {
-        cgroup_remove(s->start->cgroups, s->name);
+        remove_own_cgroup(s);
     }
     return true;
 }
