@@ -170,6 +170,7 @@ static Accel__V1__Device *make_device(const struct device_nvml *n, const struct 
     d->is_broken = gpu->is_broken;
     say_fault(n, gpu, hanging, fault, sizeof(fault));
     d->fault = arena_strdup(a, fault);
+    d->is_passing = fault[0] && !hanging[0] && (!gpu->fault[0] || gpu->is_hearsay);
     d->paths = ARENA_ARRAY(a, char *, gpu->path_count + 1);
     for (size_t i = 0; i < gpu->path_count; i++)
         d->paths[d->n_paths++] = arena_strdup(a, gpu->paths[i]);

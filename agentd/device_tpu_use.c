@@ -178,6 +178,7 @@ static void on_foreign(void *ctx, size_t i, uint32_t pid)
         return;
     gpu_user_text(pid, who, sizeof(who));
     d->fault = arena_printf(scan->arena, "in use by %s", who);
+    d->is_passing = true;
 }
 
 /* Gives those that a process of no attempt has open their fault. */

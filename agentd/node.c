@@ -127,8 +127,10 @@ static void add_slice(struct node *n, Accel__V1__Node *d, struct arena *a)
             continue;
         if (n->tpu_host.generation != TPU_GENERATION_UNKNOWN)
             each->model = (char *)tpu_model(n->tpu_host.generation); /* v2 has the PCI id of v3 */
-        if (!slice_is_known(n->slice) && !each->fault[0])
+        if (!slice_is_known(n->slice) && !each->fault[0]) {
             each->fault = (char *)"waits for the metadata server to tell its slice";
+            each->is_passing = true;
+        }
     }
     if (slice_note(n->slice)[0])
         d->limits[d->n_limits++] = arena_printf(a, "TPU slice: %s", slice_note(n->slice));

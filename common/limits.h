@@ -107,6 +107,10 @@
 #define LIMIT_REFUSALS_TOLD 10u
 #define LIMIT_REFUSALS_WINDOW_MS 60000
 
+/* lines about the devices of one node in a minute; the others are only counted */
+#define LIMIT_DEVICE_EVENTS 30u
+#define LIMIT_DEVICE_EVENTS_WINDOW_MS 60000
+
 /* --- store --- */
 /* environments kept in memory without a live job; the oldest go */
 #define LIMIT_IDLE_ENVIRONMENTS 64u

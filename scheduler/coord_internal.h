@@ -158,6 +158,7 @@ enum node_event { NODE_EV_HELLO, NODE_EV_SESSION_LOST, NODE_EV_SILENCE, NODE_EVE
 
 struct device {
     char *id, *model, *visible, *fault;
+    bool is_passing; /* the fault, and not known of one from the store */
     uint32_t kind, index;
     uint64_t memory_bytes;
     struct attempt *holder;
@@ -187,6 +188,8 @@ struct node {
     struct call *session;  /* NULL: none */
     struct timer grace;    /* session grace, in coord.timers */
     LIST_HEAD(, share) shares;
+    int64_t told_window_ms; /* of lines of the history about its devices; core's clock */
+    uint32_t told_events, untold_events;
     struct stray *strays; /* while there are any, nothing is placed there */
     size_t stray_count;
     LIST_HEAD(, call) calls; /* reads and inputs it owes an answer for */
@@ -250,6 +253,8 @@ enum event_kind {
     EVENT_USER, /* a certificate, a role */
     EVENT_REFUSED,
     EVENT_KIND_COUNT
+    EVENT_DEVICE_FAULT,
+    EVENT_DEVICE, /* it is back, new, or not there any more */
 };
 struct history_event {
     uint64_t seq;
@@ -414,6 +419,8 @@ const Accel__V1__Slice *node_slice(const struct node *n); /* NULL: a slice of on
 /* NULL: a CPU slot, or not told since we started. */
 const Accel__V1__Device *node_told_device(const struct node *n, const char *id);
 void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const *devices,
+/* node_devices.c */
+void node_free_devices(struct node *n);
                       size_t count);
 void node_send(struct coord *c, struct node *n,
                const Accel__V1__CoordDown *msg); /* dropped without a session */

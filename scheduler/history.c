@@ -23,6 +23,8 @@ static const char *const kind_names[EVENT_KIND_COUNT] = {
     [EVENT_NODE_REMOVED] = "node.removed",
     [EVENT_USER] = "user.changed",
     [EVENT_REFUSED] = "refused",
+    [EVENT_DEVICE_FAULT] = "device.fault",
+    [EVENT_DEVICE] = "device.changed",
 };
 
 static struct history_event *ring_at(const struct coord *c, size_t i)

@@ -105,17 +105,6 @@ struct node *node_new(struct coord *c, const char *name)
     return n;
 }
 
-static void devices_free(struct device *d, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        free(d[i].id);
-        free(d[i].model);
-        free(d[i].visible);
-        free(d[i].fault);
-    }
-    free(d);
-}
-
 void node_free(struct coord *c, struct node *n)
 {
     CHECK(LIST_EMPTY(&n->shares) && LIST_EMPTY(&n->calls));
@@ -123,7 +112,7 @@ void node_free(struct coord *c, struct node *n)
     if (n->is_dirty)
         TAILQ_REMOVE(&c->dirty_nodes, n, dirty);
     HASH_DELETE(hh, c->nodes, n);
-    devices_free(n->devices, n->device_count);
+    node_free_devices(n);
     node_forget_told(n);
     free(n->machine_id);
     free(n->address);
@@ -190,74 +179,6 @@ void node_apply(struct coord *c, struct node *n, enum node_event ev)
     if (fx & EFFECT_LOST)
         history_add(c, EVENT_NODE_LOST, 0, 0, n->name, "node %s has not come back", n->name);
     node_check(n);
-}
-
-static bool same_text(const char *a, const char *b)
-{
-    return !strcmp(a ? a : "", b ? b : "");
-}
-
-static bool devices_equal(const struct node *n, Accel__V1__Device *const *devices, size_t count)
-{
-    if (n->device_count != count)
-        return false;
-    for (size_t i = 0; i < count; i++) {
-        const struct device *d = &n->devices[i];
-        const Accel__V1__Device *m = devices[i];
-        if (strcmp(d->id, m->id) || d->kind != m->kind || d->index != m->index ||
-            d->memory_bytes != m->memory_bytes || !same_text(d->model, m->model) ||
-            !same_text(d->visible, m->visible) || !same_text(d->fault, m->fault))
-            return false;
-    }
-    return true;
-}
-
-static struct attempt *holder_of(const struct node *n, const char *id)
-{
-    const struct share *s;
-
-    LIST_FOREACH(s, &n->shares, on_node)
-    {
-        for (size_t i = 0; i < s->device_count; i++)
-            if (!strcmp(s->devices[i], id))
-                return s->attempt;
-    }
-    return NULL;
-}
-
-void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const *devices,
-                      size_t count)
-{
-    if (devices_equal(n, devices, count))
-        return;
-    for (size_t i = 0; i < n->device_count; i++) { /* rows of devices that went away */
-        bool stays = false;
-        for (size_t k = 0; k < count && !stays; k++)
-            stays = !strcmp(n->devices[i].id, devices[k]->id);
-        if (stays)
-            continue;
-        struct record *r = mark_loose(c, RECORD_DEVICE);
-        r->is_delete = true;
-        r->u.device.node = arena_strdup(&c->loose_arena, n->name);
-        r->u.device.id = arena_strdup(&c->loose_arena, n->devices[i].id);
-    }
-    devices_free(n->devices, n->device_count);
-    n->devices = count ? xcalloc(count, sizeof(*n->devices)) : NULL;
-    n->device_count = count;
-    for (size_t i = 0; i < count; i++) {
-        struct device *d = &n->devices[i];
-        d->id = xstrdup(devices[i]->id);
-        d->kind = (uint32_t)devices[i]->kind;
-        d->index = devices[i]->index;
-        d->memory_bytes = devices[i]->memory_bytes;
-        job_set_text(&d->model, devices[i]->model);
-        job_set_text(&d->visible, devices[i]->visible);
-        job_set_text(&d->fault, devices[i]->fault);
-        d->holder = holder_of(n, d->id);
-    }
-    place_recount(n);
-    mark_node(c, n);
-    c->needs_placing = c->nodes_changed = true;
 }
 
 void node_send(struct coord *c, struct node *n, const Accel__V1__CoordDown *msg)
