@@ -92,6 +92,8 @@ void wire_outbox_clear(struct wire_outbox *o);
 
 /* --- TLS (rpc_grpc_tls.c) --- */
 struct wire_tls; /* of a server; changes under running handshakes */
+/* For all connections of the process; before the first of them, once. */
+void wire_tls_prepare(void);
 /* ACCEL_EINVAL: what is wrong with the texts. */
 int wire_tls_check(const struct remote_tls *tls, bool is_server, struct accel_error *err);
 int wire_tls_create(const struct remote_tls *tls, struct wire_tls **ret_tls,

@@ -29,10 +29,10 @@ __attribute__((visibility("default"))) const struct remote_ops *accel_remote_ope
     if (abi != REMOTE_ABI)
         return NULL;
     if (!wire_host) {
-        wire_memory_prepare();
         /* At exit gRPC's threads may still run: libcrypto must not take its tables from them. */
         OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
         wire_runtime_prepare();
+        wire_tls_prepare();
     }
     wire_host = host;
     return &ops;

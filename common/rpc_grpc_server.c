@@ -20,6 +20,7 @@
 #define KEEPALIVE_WAIT_MS 10000
 #define IDLE_MS           300000 /* a connection without a call; agents always have one */
 #define METADATA_BYTES    16384  /* of one call's headers; refused */
+#define FRAME_BYTES       8192   /* of TLS, sent: each connection has such a buffer; usual: 16384 */
 #define TAG_SHIFT         (61 - RPC_SLOT_BITS) /* remote_call_tag(); see rpc_core.serial */
 
 struct accept {
@@ -227,6 +228,7 @@ static grpc_server *make_server(const struct remote_server_config *config)
         int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, largest_message(config->service)),
         int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
         int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0), /* see wire_bytes_read */
+        int_arg(GRPC_ARG_TSI_MAX_FRAME_SIZE, FRAME_BYTES),
         int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, (int)LIMIT_CALLS_PER_CONNECTION),
         int_arg(GRPC_ARG_MAX_METADATA_SIZE, METADATA_BYTES),
         int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, wait_ms), /* who connects and says nothing */
