@@ -20,6 +20,7 @@
 #include "accel/v1/event.pb-c.h"
 #include "accel/v1/job.pb-c.h"
 #include "accel/v1/node.pb-c.h"
+#include "accel/v1/trust.pb-c.h"
 #include "common/limits.h"
 #include "scheduler/coord.h"
 #include "scheduler/store.h"
