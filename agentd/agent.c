@@ -632,6 +632,9 @@ struct agent *agent_create(const struct agent_config *config, uint64_t seen_era,
     a->session = SESSION_CLOSED;
     a->seen_era = seen_era;
     a->seen_epoch = seen_epoch;
+    a->has_seal = config->seal != NULL;
+    if (config->seal)
+        memcpy(a->seal, config->seal, sizeof(a->seal));
     a->idle_since_ms = -1;
     a->end_report = &a->first_report;
     return a;

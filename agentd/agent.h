@@ -22,7 +22,7 @@
 
 struct agent; /* opaque */
 
-struct agent_config {     /* texts are copied */
+struct agent_config { /* texts are copied */
     /* 0: never; else EXIT after so long without session and live attempts; before the first Welcome
      * after LIMIT_DAEMON_START_MS at the earliest */
     int64_t idle_exit_ms;
@@ -32,6 +32,7 @@ struct agent_config {     /* texts are copied */
     const char *ifname;        /* interface of that address: "lo" */
     const char *node_name;
     const char *machine_id;   /* for Hello; NULL: "" */
+    const uint8_t *seal;      /* HASH_BYTES, of seen_era and seen_epoch; NULL: none */
     const char *attempts_dir; /* only to name paths in reports */
     struct trace *trace;      /* NULL in production */
 };
@@ -87,8 +88,9 @@ enum agent_action_type {
     AGENT_ACT_SIGNAL,        /* id, rank (-1 all), signo */
     AGENT_ACT_MARK_ACKED,    /* id */
     AGENT_ACT_FORGET,        /* id.job_id */
-    AGENT_ACT_PERSIST_SEEN, /* era, epoch obeyed: durable before anything after it is carried out */
-    AGENT_ACT_EXIT,         /* idle: end the daemon */
+    AGENT_ACT_PERSIST_SEEN,  /* era, epoch obeyed, and their seal (data, len; may be empty):
+                              * durable before anything after it is carried out */
+    AGENT_ACT_EXIT,          /* idle: end the daemon */
 };
 struct agent_action {
     enum agent_action_type type;
@@ -111,7 +113,8 @@ void agent_actions_init(struct agent_actions *a);
 void agent_actions_done(struct agent_actions *a);
 void agent_actions_reset(struct agent_actions *a);
 
-/* seen_era and seen_epoch: the highest pair that was persisted, 0 and 0 for none. */
+/* seen_era and seen_epoch: the highest pair that was persisted, 0 and 0 for none; its seal is in
+ * the config. */
 struct agent *agent_create(const struct agent_config *config, uint64_t seen_era,
                            uint64_t seen_epoch);
 void agent_destroy(struct agent *a);

@@ -11,6 +11,7 @@
 
 #include "agentd/agent.h"
 #include "agentd/worker.h"
+#include "common/hash.h"
 
 #define uthash_fatal(msg) base_check_failed(msg, __FILE__, __LINE__)
 #include <uthash.h>
@@ -70,8 +71,8 @@ struct attempt {
     uint64_t stop_grace_ms; /* the shortest asked */
     int32_t first_failed;   /* index of the worker that failed first by itself; -1: none */
     int32_t unstarted;      /* index of the first that could not be started; -1: none */
-    uint64_t memory_bytes; /* its limit here; 0: none */
-    char **isolation;      /* what is enforced for it, as the shim says */
+    uint64_t memory_bytes;  /* its limit here; 0: none */
+    char **isolation;       /* what is enforced for it, as the shim says */
     size_t isolation_count;
     uint32_t master_port;
     char *master_addr;
@@ -103,6 +104,8 @@ struct agent {
     uint8_t session;     /* enum session_state; written by session_apply() only */
     uint64_t era, epoch; /* of the session, once OPEN */
     uint64_t seen_era, seen_epoch;
+    uint8_t seal[HASH_BYTES]; /* of these, as the coordinator made it */
+    bool has_seal;
     bool is_bye, is_exiting;
     int64_t idle_since_ms; /* no session and nothing live since; -1 before the first event */
 

@@ -32,6 +32,8 @@ static bool is_news(const void *object, const void *event)
 {
     const struct agent *a = object;
     const Accel__V1__Welcome *w = event;
+    if (w->era == a->seen_era && w->epoch == a->seen_epoch)
+        return !a->has_seal && w->seal.len == sizeof(a->seal);
     return w->era > a->seen_era || (w->era == a->seen_era && w->epoch > a->seen_epoch);
 }
 static const struct lifecycle_guard guard_news = {"newer than any obeyed", is_news};
@@ -247,6 +249,8 @@ void agent_session_on_open(struct agent *a, const struct agent_event *ev, struct
     hello.machine_id = a->machine_id;
     hello.era = a->seen_era;
     hello.epoch = a->seen_epoch;
+    if (a->has_seal)
+        hello.seal = (ProtobufCBinaryData){sizeof(a->seal), a->seal};
     add_statuses(a, &hello, &out->arena);
     add_kept(a, &hello, &out->arena);
     up.body_case = ACCEL__V1__AGENT_UP__BODY_HELLO;
@@ -299,6 +303,12 @@ static void on_welcome(struct agent *a, const struct agent_event *ev, struct age
         struct agent_action *act = agent_act(out, AGENT_ACT_PERSIST_SEEN, NULL);
         act->era = a->seen_era = w->era;
         act->epoch = a->seen_epoch = w->epoch;
+        a->has_seal = w->seal.len == sizeof(a->seal);
+        if (a->has_seal) {
+            memcpy(a->seal, w->seal.data, sizeof(a->seal));
+            act->data = arena_dup(&out->arena, a->seal, sizeof(a->seal));
+            act->len = sizeof(a->seal);
+        }
         agent_trace(a, ev, "PERSIST seen %" PRIu64 "/%" PRIu64, w->era, w->epoch);
     }
     if (row->effects & EFFECT_RESEND) {

@@ -30,7 +30,7 @@ static void close_session(struct shell *s, const char *why)
 static void persist_seen(struct shell *s, const struct agent_action *act)
 {
     struct accel_error err;
-    if (state_save_seen(s->config.state, act->era, act->epoch, &err) == 0)
+    if (state_save_seen(s->config.state, act->era, act->epoch, act->data, &err) == 0)
         return;
     log_error("cannot keep which coordinator is obeyed: %s", err.text);
     end(s, 1);
@@ -506,6 +506,7 @@ int shell_create(const struct shell_config *config, void (*on_end)(void *ctx, in
         .ifname = LOCAL_IFNAME,
         .node_name = config->node_name,
         .machine_id = machine_id,
+        .seal = config->state->has_seal ? config->state->seal : NULL,
         .attempts_dir = config->state->attempts_dir,
     };
     s->core = agent_create(&core, config->state->seen_era, config->state->seen_epoch);

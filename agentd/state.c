@@ -18,8 +18,9 @@
 #include "common/path.h"
 #include "common/str.h"
 
-#define NUMBER_FILE_BYTES 64u /* two decimal numbers fit */
-#define LOCK_TRIES        8   /* each after the end of another process that had the lock */
+#define NUMBER_FILE_BYTES 64u  /* two decimal numbers fit */
+#define SEAL_FILE_BYTES   128u /* and a hash in hex */
+#define LOCK_TRIES        8    /* each after the end of another process that had the lock */
 #define LOCK_WAIT_MS      5000
 #define KERNEL_PF_EXITING 0x4u /* include/linux/sched.h: in do_exit() */
 
@@ -164,6 +165,36 @@ int state_prepare_shared(const char *dir, uid_t uid, gid_t gid, struct accel_err
     return r == 0 ? make_owned(path, 0, gid, 0751, err) : r;
 }
 
+/* A file of its own: an older acceld reads `seen`, and two numbers there. */
+static int save_seal(struct state *s, uint64_t era, uint64_t epoch, const uint8_t *seal,
+                     struct accel_error *err)
+{
+    char text[SEAL_FILE_BYTES], hex[HASH_HEX_SIZE];
+    snprintf(text, sizeof(text), "%" PRIu64 " %" PRIu64 " %s\n", era, epoch, hash_hex(seal, hex));
+    return write_numbers(s, "seal", text, err);
+}
+
+/* One that is of another pair, or unreadable, proves nothing and is none. */
+static void read_seal(struct state *s)
+{
+    char path[PATH_MAX], wanted[SEAL_FILE_BYTES], hex[HASH_HEX_SIZE];
+    AUTO_FREE char *text = NULL;
+    size_t len;
+    int n =
+        snprintf(wanted, sizeof(wanted), "%" PRIu64 " %" PRIu64 " ", s->seen_era, s->seen_epoch);
+    if (file_path(s, "seal", path, sizeof(path), NULL) < 0 ||
+        path_read_all(AT_FDCWD, path, SEAL_FILE_BYTES, &text, &len, NULL) < 0 ||
+        strncmp(text, wanted, (size_t)n) != 0)
+        return;
+    for (size_t i = 0; i < HASH_BYTES; i++) {
+        unsigned byte;
+        if (sscanf(text + n + 2 * i, "%2x", &byte) != 1)
+            return;
+        s->seal[i] = (uint8_t)byte;
+    }
+    s->has_seal = strncmp(text + n, hash_hex(s->seal, hex), HASH_HEX_SIZE - 1) == 0;
+}
+
 int state_open(struct state *s, const char *dir, bool is_shared, struct accel_error *err)
 {
     char text[NUMBER_FILE_BYTES];
@@ -181,6 +212,8 @@ int state_open(struct state *s, const char *dir, bool is_shared, struct accel_er
         r = read_numbers(s, "incarnation", &s->incarnation, NULL, err);
     if (r == 0)
         r = read_numbers(s, "seen", &s->seen_era, &s->seen_epoch, err);
+    if (r == 0)
+        read_seal(s);
     if (r == 0) {
         snprintf(text, sizeof(text), "%" PRIu64 "\n", ++s->incarnation);
         r = write_numbers(s, "incarnation", text, err);
@@ -196,12 +229,19 @@ void state_close(struct state *s)
     s->lock_fd = -1;
 }
 
-int state_save_seen(struct state *s, uint64_t era, uint64_t epoch, struct accel_error *err)
+int state_save_seen(struct state *s, uint64_t era, uint64_t epoch, const uint8_t *seal,
+                    struct accel_error *err)
 {
     char text[NUMBER_FILE_BYTES];
-    CHECK(era > s->seen_era || (era == s->seen_era && epoch > s->seen_epoch));
+    bool is_same = era == s->seen_era && epoch == s->seen_epoch;
+    CHECK(era > s->seen_era || (era == s->seen_era && epoch > s->seen_epoch) || (is_same && seal));
+    int r = seal ? save_seal(s, era, epoch, seal, err) : 0;
+    if (r < 0)
+        return r;
+    if (is_same)
+        return 0;
     snprintf(text, sizeof(text), "%" PRIu64 " %" PRIu64 "\n", era, epoch);
-    int r = write_numbers(s, "seen", text, err);
+    r = write_numbers(s, "seen", text, err);
     if (r < 0)
         return r;
     s->seen_era = era;

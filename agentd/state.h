@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * state.h - what a node remembers: STATE/lock (one acceld each), STATE/incarnation (of the last
- * start, bumped by each), STATE/seen ("ERA EPOCH" of the highest coordinator obeyed),
- * STATE/attempts/. Blocking; durable when a function has returned 0.
+ * start, bumped by each), STATE/seen ("ERA EPOCH" of the highest coordinator obeyed), STATE/seal
+ * ("ERA EPOCH HEX", its proof of that), STATE/attempts/. Blocking; durable when a function has
+ * returned 0.
  */
 #ifndef ACCEL_AGENTD_STATE_H
 #define ACCEL_AGENTD_STATE_H
@@ -11,12 +12,15 @@
 #include <sys/types.h>
 
 #include "common/error.h"
+#include "common/hash.h"
 
 struct state {
     char dir[PATH_MAX];
     char attempts_dir[PATH_MAX];
     int lock_fd;
     uint64_t incarnation, seen_era, seen_epoch;
+    uint8_t seal[HASH_BYTES]; /* of seen_era and seen_epoch */
+    bool has_seal;
 };
 /* Makes and locks the directory and bumps the incarnation. ACCEL_EBUSY: another acceld has it.
  * is_shared: state_prepare_shared() has made it. */
@@ -26,6 +30,8 @@ int state_open(struct state *s, const char *dir, bool is_shared, struct accel_er
  * renames an attempt's directory. */
 int state_prepare_shared(const char *dir, uid_t uid, gid_t gid, struct accel_error *err);
 void state_close(struct state *s); /* accepts one that is all zero but lock_fd -1 */
-int state_save_seen(struct state *s, uint64_t era, uint64_t epoch, struct accel_error *err);
+/* seal: HASH_BYTES, NULL for none. The pair is higher than the one before, or its seal is news. */
+int state_save_seen(struct state *s, uint64_t era, uint64_t epoch, const uint8_t *seal,
+                    struct accel_error *err);
 
 #endif

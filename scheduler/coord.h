@@ -140,6 +140,12 @@ void coord_destroy(struct coord *c);
  */
 void coord_load(struct coord *c, const struct record *rec);
 void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_era);
+/* Right after coord_start: people say that the store is an older copy, and that nobody can prove
+ * it. What runs is fenced, and job ids go on at the next million. */
+void coord_begin_era(struct coord *c);
+/* 32 secret bytes that outlive the store: with them a node's word about eras and epochs that the
+ * store does not know is checked. Without, only sessions of this host are believed. */
+void coord_set_seal_key(struct coord *c, const uint8_t key[32]);
 
 void coord_step(struct coord *c, const struct coord_event *ev, struct coord_batch *out);
 /* Moves all marks into records of `out`. */

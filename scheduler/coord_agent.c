@@ -401,17 +401,48 @@ static const char *message_problem(const Accel__V1__AgentUp *up)
                : NULL;
 }
 
+static void begin_era(struct coord *c, uint64_t above)
+{
+    const uint64_t million = 1000000;
+
+    c->era = MAX(MAX(c->era, above) + 1, (uint64_t)MAX(c->wall_ms, 0));
+    c->job_id_next = (c->job_id_next / million + 1) * million;
+    c->job_id_floor = MAX(c->job_id_floor, c->job_id_next);
+    c->meta_dirty = true;
+}
+
+void coord_begin_era(struct coord *c)
+{
+    begin_era(c, 0);
+    history_add(c, EVENT_ROLLED_BACK, 0, 0, NULL,
+                "asked to at the start: era %llu begins, job ids go on at %llu",
+                (unsigned long long)c->era, (unsigned long long)c->job_id_next);
+}
+
+/* The node has obeyed what our store does not know: the store is an older copy, or it lies. */
+static bool is_newer(const struct coord *c, const Accel__V1__Hello *h)
+{
+    return h->era > c->era ||
+           (h->era == c->era && h->epoch > c->loaded_epoch && h->epoch != c->epoch);
+}
+
+static bool is_sealed(const struct coord *c, const Accel__V1__Hello *h)
+{
+    uint8_t seal[HASH_BYTES], differs = 0;
+
+    if (h->seal.len != HASH_BYTES || !trust_seal(c, h->era, h->epoch, seal))
+        return false;
+    for (size_t i = 0; i < HASH_BYTES; i++) /* as long for each: it is guessed at from outside */
+        differs |= h->seal.data[i] ^ seal[i];
+    return differs == 0;
+}
+
 /* An agent that has obeyed more than our store knows proves that it was rolled back (a backup was
  * put in its place). What ran since is unknown to us and fenced; its job ids are never given out
  * again. */
 static void roll_era(struct coord *c, const Accel__V1__Hello *h)
 {
-    const uint64_t million = 1000000;
-
-    c->era = MAX(MAX(c->era, h->era) + 1, (uint64_t)MAX(c->wall_ms, 0));
-    c->job_id_next = (c->job_id_next / million + 1) * million;
-    c->job_id_floor = MAX(c->job_id_floor, c->job_id_next);
-    c->meta_dirty = true;
+    begin_era(c, h->era);
     history_add(
         c, EVENT_ROLLED_BACK, 0, 0, NULL,
         "node %s has obeyed a newer state of the store: era %llu begins, job ids go on at %llu",
@@ -425,7 +456,9 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
 {
     Accel__V1__Welcome welcome = ACCEL__V1__WELCOME__INIT;
     Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
-    if (h->era > c->era || (h->era == c->era && h->epoch > c->loaded_epoch && h->epoch != c->epoch))
+    uint8_t seal[HASH_BYTES];
+
+    if (is_newer(c, h))
         roll_era(c, h);
     struct node *n = node_find(c, h->node->name);
     bool is_same = n && n->incarnation == h->node->incarnation;
@@ -441,6 +474,8 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
     node_describe(c, n, h);
     welcome.era = c->era;
     welcome.epoch = c->epoch;
+    if (trust_seal(c, c->era, c->epoch, seal))
+        welcome.seal = (ProtobufCBinaryData){sizeof(seal), seal};
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_WELCOME;
     down.welcome = &welcome;
     node_send(c, n, &down);
@@ -456,8 +491,6 @@ static void effect_bind(struct coord *c, struct call *session, const Accel__V1__
  * host. NULL: all is well; the text is for the caller. */
 static const char *hello_lie(struct coord *c, const struct call *session, const Accel__V1__Hello *h)
 {
-    /* Eras and epochs begin at the time: one that is far ahead was never given out. */
-    const uint64_t ahead = (uint64_t)MAX(c->wall_ms, 0) + 24u * 3600 * 1000;
     const char *name = h->node ? h->node->name : "";
     const struct node *n = node_find(c, name);
 
@@ -470,9 +503,13 @@ static const char *hello_lie(struct coord *c, const struct call *session, const 
                             "the certificate is of node %s\ntry: acceld --node-name %s",
                             session->peer_node, session->peer_node);
     }
-    if (h->era > MAX(ahead, c->era) || h->epoch > MAX(ahead, c->epoch)) {
-        trust_refuse(c, COORD_REFUSED_SESSION, "node %s named an era of the future", name);
-        return "no coordinator has had the era or the epoch that the node names";
+    if (is_newer(c, h) && !is_sealed(c, h)) {
+        trust_refuse(c, COORD_REFUSED_SESSION,
+                     "node %s says, without proof, that it has obeyed a newer coordinator", name);
+        return "this node says that it has obeyed a coordinator of a newer era or epoch, and cannot"
+               " prove it\nwhy: it comes from another cluster, its acceld is of an older version,"
+               " or it lies\ntry: if an older store was put back: accel-coordinator --new-era,"
+               " once; if the node comes from elsewhere: remove its STATE/seen";
     }
     if (n && n->session && n->machine_id && strcmp(n->machine_id, h->machine_id)) {
         trust_refuse(c, COORD_REFUSED_SESSION, "another machine came with the certificate of %s",

@@ -69,6 +69,44 @@ void trust_refuse(struct coord *c, enum coord_refusal kind, const char *fmt, ...
     note_log(c, text);
 }
 
+/* --- what a coordinator has said of itself --- */
+
+void coord_set_seal_key(struct coord *c, const uint8_t key[HASH_BYTES])
+{
+    memcpy(c->trust->seal_key, key, HASH_BYTES);
+    c->trust->has_seal_key = true;
+}
+
+static void hash_keyed(const uint8_t *key, uint8_t pad, const void *p, size_t len, uint8_t *ret)
+{
+    uint8_t block[64]; /* of SHA-256 */
+    struct hash h;
+
+    memset(block, pad, sizeof(block));
+    for (size_t i = 0; i < HASH_BYTES; i++)
+        block[i] ^= key[i];
+    hash_init(&h);
+    hash_add(&h, block, sizeof(block));
+    hash_add(&h, p, len);
+    hash_end(&h, ret);
+}
+
+bool trust_seal(const struct coord *c, uint64_t era, uint64_t epoch, uint8_t ret_seal[HASH_BYTES])
+{
+    const struct trust *t = c->trust;
+    uint8_t text[16], inner[HASH_BYTES];
+
+    if (!t->has_seal_key)
+        return false;
+    for (size_t i = 0; i < 8; i++) {
+        text[i] = (uint8_t)(era >> (56 - 8 * i));
+        text[8 + i] = (uint8_t)(epoch >> (56 - 8 * i));
+    }
+    hash_keyed(t->seal_key, 0x36, text, sizeof(text), inner);
+    hash_keyed(t->seal_key, 0x5c, inner, sizeof(inner), ret_seal);
+    return true;
+}
+
 const uint64_t *coord_refused(const struct coord *c)
 {
     return c->trust->refused;

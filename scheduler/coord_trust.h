@@ -9,6 +9,7 @@
 #define ACCEL_SCHEDULER_COORD_TRUST_H
 
 #include "accel/v1/trust.pb-c.h"
+#include "common/hash.h"
 #include "common/pki.h"
 #include "scheduler/coord_internal.h"
 
@@ -28,6 +29,8 @@ struct token {
 };
 
 struct trust {
+    uint8_t seal_key[HASH_BYTES];
+    bool has_seal_key;
     struct certificate *certificates;
     struct token *tokens;
     uint64_t refused[COORD_REFUSAL_COUNT];
@@ -45,6 +48,9 @@ void trust_refuse(struct coord *c, enum coord_refusal kind, const char *fmt, ...
 /* Counts what an honest agent never says: an attempt that is not its node's, or never was. Nothing
  * else comes of it: what is said of an attempt counts only from the nodes that carry it. */
 void trust_watch(struct coord *c, const struct node *n, const Accel__V1__AgentUp *up);
+/* What Welcome says with era and epoch, so that the node can prove it: HMAC (RFC 2104) with SHA-256
+ * under the key of coord_set_seal_key(). False: there is none. */
+bool trust_seal(const struct coord *c, uint64_t era, uint64_t epoch, uint8_t ret_seal[HASH_BYTES]);
 /* "user bob", "node n1", "uid 71 (bob)": in the arena of the step. */
 const char *trust_who(struct coord *c, const struct rpc_identity *who);
 

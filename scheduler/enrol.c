@@ -160,6 +160,16 @@ struct remote_tls enrol_tls(const struct enrol *e)
     return (struct remote_tls){.ca_pem = e->ca, .cert_pem = e->server, .key_pem = e->server_key};
 }
 
+void enrol_seal_key(const struct enrol *e, uint8_t ret_key[PKI_HASH_BYTES])
+{
+    AUTO_STR struct str text = {0};
+
+    str_init(&text);
+    str_addf(&text, "accel seal of eras and epochs\n%s", e->ca_key);
+    e->pki->sha256(text.data, text.len, ret_key);
+    explicit_bzero(text.data, text.len);
+}
+
 int64_t enrol_renew_ms(const struct enrol *e)
 {
     return e->renew_ms;

@@ -35,6 +35,9 @@ struct remote_tls enrol_tls(const struct enrol *e);
 int64_t enrol_renew_ms(const struct enrol *e);
 int enrol_renew(struct enrol *e, struct accel_error *err);
 
+/* A secret that hangs on the CA's key and on nothing else: see coord_set_seal_key(). */
+void enrol_seal_key(const struct enrol *e, uint8_t ret_key[PKI_HASH_BYTES]);
+
 /* What a call of Trust (RPC_OPEN) needs. ACCEL_EINVAL: a bad request or name. */
 struct enrol_grant {
     struct coord_grant grant; /* points into the rest */

@@ -18,6 +18,7 @@ struct raw { /* as the table fills it */
     const char *state_dir, *socket_mode, *log_level;
     int64_t certificate_ms, keepalive_ms, idle_exit_ms, history_ms;
     uint64_t ready_fd, history_jobs, files_bytes;
+    bool new_era;
 };
 
 #define DAY_MS   (24ll * 3600 * 1000)
@@ -110,6 +111,12 @@ static const struct setting rows[] = {
      .choices = LOG_LEVELS,
      .is_reloadable = true,
      .help = "default info"},
+    {.name = "new-era",
+     .type = SETTING_BOOL,
+     AT(new_era),
+     .is_command_line_only = true,
+     .help = "an older store was put back, and no node can prove that: begin anew; what runs is "
+             "ended"},
     {.name = "idle-exit",
      .type = SETTING_DURATION,
      AT(idle_exit_ms),
@@ -191,6 +198,7 @@ static int take(struct coordinator_options *o, const struct raw *raw, struct acc
     o->keepalive_ms = raw->keepalive_ms;
     o->idle_exit_ms = raw->idle_exit_ms;
     o->files_bytes = raw->files_bytes;
+    o->is_new_era = raw->new_era;
     o->ready_fd = raw->ready_fd == NO_FD ? -1 : (int)raw->ready_fd;
     take_reloadable(o, raw);
     return 0;

@@ -23,6 +23,7 @@ struct coordinator_options {
     const char *state_dir;
     uint64_t files_bytes;  /* of archives that jobs bring; FILES_TOTAL_BYTES */
     int64_t idle_exit_ms;  /* 0: never */
+    bool is_new_era;       /* see coord_begin_era() */
     int ready_fd;          /* -1: none; "ready\n" is written there when calls are served */
     uint64_t history_jobs; /* LIMIT_HISTORY_JOBS */
     int64_t history_ms;    /* LIMIT_HISTORY_MS */

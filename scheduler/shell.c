@@ -378,6 +378,8 @@ static int load_core(struct shell *s, struct accel_error *err)
     if (r < 0)
         return error_wrap(err, r, "cannot load the store");
     coord_start(s->core, now.mono_ms, now.wall_ms, random_era());
+    if (s->options->is_new_era)
+        coord_begin_era(s->core);
     coord_collect(s->core, s->open);
     struct store_txn txn = {
         .records = s->open->records, .count = s->open->record_count, .epoch = coord_epoch(s->core)};

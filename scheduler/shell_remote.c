@@ -116,6 +116,12 @@ int shell_remote_open(struct shell *s, struct accel_error *err)
                                             .certificate_ms = o->certificate_ms};
         r = enrol_create(&config, &s->enrol, err);
     }
+    if (r == 0) {
+        uint8_t key[PKI_HASH_BYTES];
+        enrol_seal_key(s->enrol, key);
+        coord_set_seal_key(s->core, key);
+        explicit_bzero(key, sizeof(key));
+    }
     for (size_t i = 0; i < a.count; i++)
         free(a.text[i]);
     return r;

@@ -206,18 +206,26 @@ def lying_hello(c, site):
     session = Session(site, n1, "n2")
     denied(session.next(), "the certificate is of node n1")
     session.close()
-    for era, epoch in ((1 << 61, 0), (1, 1 << 61)):
+    site.acceld("n2", token=site.token())
+    job, gate = start_job(c)
+    now = c.status()
+    for era, epoch in ((1 << 61, 0), (now["era"], 1 << 61), (now["era"] + 1, 0),
+                       (now["era"], now["epoch"] + 1)):  # the last two may have been
         session = Session(site, n1, "n1", era=era, epoch=epoch)
-        denied(session.next(), "era")
+        denied(session.next(), "era", "cannot prove")
         session.close()
-    counted(site, "sessions", before, 3)
+    counted(site, "sessions", before, 5)
+    check_equal(c.status()["era"], now["era"], "era")
+    gate.open()
+    c.wait(job, 0)
+    check_equal(len(c.describe(job)["attempts"]), 1, "attempts of the job of others")
     session = Session(site, n1, "n1")
     check(session.next("welcome").welcome.era > 0, "the truth is welcome")
     copy = Session(site, n1, "n1", machine_id="another")
     denied(copy.next(), "another machine")
     copy.close()
     session.close()
-    counted(site, "sessions", before, 4)
+    counted(site, "sessions", before, 6)
 
 
 @site_test("reports about another's attempt, or an attempt or era that never was: ignored, counted")

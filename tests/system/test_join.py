@@ -122,6 +122,58 @@ def ended(c, site):
     acceld(site, "n1").expect("welcomed")
 
 
+@site_test("an older store is put back: a node proves it; one that cannot is let in by --new-era")
+def put_back(c, site):
+    site.stop(site.acceld("n1", token=site.token()))
+    c.ok("admin", "backup", "old.db")
+    database = os.path.join(site.state, "accel.db")
+
+    def restart(p, *args):
+        site.stop(p)
+        for name in (database, database + "-wal"):
+            if os.path.exists(name):
+                os.unlink(name)
+        shutil.copy(c.path("old.db"), database)
+        site.args = args
+        site.coordinator = site.start_coordinator()
+        return c.status()["era"]
+    first = c.status()["era"]
+    p = acceld(site, "n1")
+    p.expect("welcomed")
+    seal = os.path.join(site.node_state("n1"), "seal")
+    stop(p, site)
+    site.stop(site.coordinator)
+    site.coordinator = site.start_coordinator()  # an epoch that the backup does not know
+    p = acceld(site, "n1")
+    p.expect("welcomed")
+    gate = c.gate("gate")
+    job = c.submit("sh", "-c", "read x < %s" % gate.path)
+    c.wait(job, running=True)
+    check_equal(restart(site.coordinator), first, "the era of the backup")
+    until(lambda: c.status()["era"] > first, "the node proves that the store is older")
+    check("coordinator.rolled_back" in c.ok("events", "-o", "json").out, "it is told")
+    until(lambda: nodes(c) == ["n1"], "the node is back")
+    check_equal(c.ok("launch", "echo", "on").out, "on\n", "a job")
+    stop(p, site)
+
+    # The same, with a node that kept no proof: one of an older version, or of a lost CA.
+    os.unlink(seal)
+    check_equal(restart(site.coordinator), first, "the era of the backup")
+    p = acceld(site, "n1")
+    p.expect("cannot prove it")
+    check("--new-era" in p.log() and c.status()["era"] == first, "what to do: %s", p.log())
+    stop(p, site)
+    site.stop(site.coordinator)
+    site.args = ("--new-era",)
+    site.coordinator = site.start_coordinator()
+    check(c.status()["era"] > first, "a new era")
+    p = acceld(site, "n1")
+    p.expect("welcomed")
+    check(os.path.exists(seal), "now it has a proof")
+    check_equal(c.ok("launch", "echo", "on").out, "on\n", "a job")
+    stop(p, site)
+
+
 def enrol_only(c, site, name, *args):
     return subprocess.run([os.path.join(c.bin, "acceld"), "--enrol-only", "--state-dir",
                            site.node_state(name), *args], env=c.env, stdin=subprocess.DEVNULL,
@@ -129,7 +181,7 @@ def enrol_only(c, site, name, *args):
                           timeout=120)
 
 
-@site_test("a node that was removed while it runs: told what to do, and it asks less and less often")
+@site_test("a node that was removed while it runs: told what to do, and it asks ever less often")
 def less_often(c, site):
     site.stop(site.acceld("n1", token=site.token()))
     p = acceld(site, "n1", "--log-level", "debug")
@@ -194,10 +246,13 @@ def cut_off(c, site):
     stop(p, site)
     new = files(site, "n1")
 
+    def private(path, flags):
+        return os.open(path, flags, 0o600)
+
     def put(path, what):
         os.mkdir(path, 0o700)
         for name, text in what.items():
-            with open(os.path.join(path, name), "w", opener=lambda p, f: os.open(p, f, 0o600)) as f:
+            with open(os.path.join(path, name), "w", opener=private) as f:
                 f.write(text)
 
     def clear():

@@ -18,6 +18,7 @@
 #include "accel/v1/job.pb-c.h"
 #include "accel/v1/node.pb-c.h"
 #include "accel/v1/trust.pb-c.h"
+#include "common/hash.h"
 #include "common/limits.h"
 #include "scheduler/coord.h"
 #include "scheduler/store.h"
@@ -314,7 +315,15 @@ static void refusals_are_told_a_few_at_a_time(void **state)
 
 /* --- removal --- */
 
-static uint64_t say_hello(struct world *w, const char *name, const char *machine_id)
+/* What the node says that it has obeyed. */
+struct obeyed {
+    uint64_t era, epoch;
+    const uint8_t *seal; /* NULL: none */
+};
+
+/* The answer, of which there is one at least. */
+static const struct coord_output *say_obeyed(struct world *w, const char *name,
+                                             const char *machine_id, struct obeyed obeyed)
 {
     struct rpc_identity who = {.role = RPC_ROLE_NODE};
     Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
@@ -331,10 +340,87 @@ static uint64_t say_hello(struct world *w, const char *name, const char *machine
     device.kind = ACCEL__V1__DEVICE_KIND__DEVICE_CPU;
     hello.node = &node;
     hello.machine_id = (char *)machine_id;
+    hello.era = obeyed.era;
+    hello.epoch = obeyed.epoch;
+    hello.seal = (ProtobufCBinaryData){obeyed.seal ? HASH_BYTES : 0, (uint8_t *)obeyed.seal};
     up.body_case = ACCEL__V1__AGENT_UP__BODY_HELLO;
     up.hello = &hello;
-    call(w, COORD_SESSION, &up, &who, NULL);
+    return call(w, COORD_SESSION, &up, &who, NULL);
+}
+
+static uint64_t say_hello(struct world *w, const char *name, const char *machine_id)
+{
+    say_obeyed(w, name, machine_id, (struct obeyed){0});
     return w->calls;
+}
+
+/* --- newer coordinators: true ones, and lies --- */
+
+/* The seal in this Welcome. */
+static void take_seal(const struct coord_output *o, uint8_t *seal)
+{
+    Accel__V1__CoordDown *down = accel__v1__coord_down__unpack(NULL, o->len, o->data);
+
+    assert_int_equal(down->body_case, ACCEL__V1__COORD_DOWN__BODY_WELCOME);
+    assert_int_equal(down->welcome->seal.len, HASH_BYTES);
+    memcpy(seal, down->welcome->seal.data, HASH_BYTES);
+    accel__v1__coord_down__free_unpacked(down, NULL);
+}
+
+static void put_back_an_empty_store(struct world *w)
+{
+    w->store->ops->close(w->store);
+    w->store = store_mem_create(7);
+    w->now_ms += 60000;
+    restart(w);
+}
+
+static void a_newer_era_wants_proof(void **state)
+{
+    struct world *w = *state;
+    uint8_t key[HASH_BYTES] = {1}, other[HASH_BYTES] = {2}, seal[HASH_BYTES], bad[HASH_BYTES];
+    uint64_t era = coord_era(w->core), epoch = coord_epoch(w->core);
+
+    coord_set_seal_key(w->core, key);
+    take_seal(say_obeyed(w, "n1", "m1", (struct obeyed){0}), seal);
+    memcpy(bad, seal, sizeof(bad));
+    bad[HASH_BYTES - 1] ^= 1;
+    put_back_an_empty_store(w); /* of before that Welcome */
+    coord_set_seal_key(w->core, key);
+    const struct obeyed lies[] = {
+        {era, epoch, NULL},     {era, epoch, bad},      {era, epoch - 1, seal},
+        {era + 1, epoch, seal}, {era + 1, epoch, NULL}, {era, coord_epoch(w->core) + 1, seal},
+        {UINT64_MAX, 0, seal},  {0, UINT64_MAX, NULL},  {era, epoch + 1, seal}};
+    for (size_t i = 0; i < ARRAY_LEN(lies); i++) {
+        const struct coord_output *o = say_obeyed(w, "liar", "m2", lies[i]);
+        bool is_newer = lies[i].era >= era;
+        assert_true(is_newer == (o->is_end && o->code == ACCEL_EPERM));
+        assert_int_equal(coord_era(w->core), era);
+    }
+    assert_int_equal(coord_refused(w->core)[COORD_REFUSED_SESSION], ARRAY_LEN(lies) - 1);
+    coord_set_seal_key(w->core, other); /* of another CA */
+    assert_true(say_obeyed(w, "n1", "m1", (struct obeyed){era, epoch, seal})->is_end);
+    coord_set_seal_key(w->core, key);
+    assert_false(say_obeyed(w, "n1", "m1", (struct obeyed){era, epoch, seal})->is_end);
+    assert_true(coord_era(w->core) > era); /* it was told the truth */
+    era = coord_era(w->core);
+    assert_false(say_obeyed(w, "n2", "m3", (struct obeyed){7, epoch, NULL})->is_end);
+    assert_int_equal(coord_era(w->core), era); /* nothing that is newer any more */
+}
+
+static void people_may_begin_an_era(void **state)
+{
+    struct world *w = *state;
+    uint8_t key[HASH_BYTES] = {1};
+    const struct obeyed older = {coord_era(w->core), coord_epoch(w->core), NULL};
+
+    put_back_an_empty_store(w);
+    coord_set_seal_key(w->core, key);
+    assert_true(say_obeyed(w, "n1", "m1", older)->is_end);
+    coord_begin_era(w->core);
+    assert_false(say_obeyed(w, "n1", "m1", older)->is_end);
+    restart(w); /* it lasts */
+    assert_true(coord_era(w->core) > older.era);
 }
 
 static void a_removed_node_leaves_nothing(void **state)
@@ -399,7 +485,8 @@ int main(void)
         TEST(a_token_serves_once),           TEST(a_token_expires),
         TEST(open_tokens_have_a_cap),        TEST(roles_and_revocations_last),
         TEST(renewals_push_out_their_own),   TEST(refusals_are_told_a_few_at_a_time),
-        TEST(a_removed_node_leaves_nothing),
+        TEST(a_removed_node_leaves_nothing), TEST(a_newer_era_wants_proof),
+        TEST(people_may_begin_an_era),
     };
     return cmocka_run_group_tests_name("coord_trust", tests, NULL, NULL);
 }
