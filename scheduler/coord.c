@@ -213,6 +213,7 @@ void call_free(struct coord *c, struct call *call)
     HASH_DELETE(hh, c->calls, call);
     free(call->request);
     free(call->joined);
+    free(call->only_user);
     free(call->peer_node);
     free(call);
 }

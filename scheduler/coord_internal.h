@@ -230,6 +230,7 @@ struct call { /* a call that was not answered in the step that opened it */
     size_t joined_len;
     uint64_t filter_job; /* CALL_EVENTS */
     char filter_node[LIMIT_NAME_BYTES + 1];
+    char *only_user; /* CALL_EVENTS: who may be told of his own jobs only; NULL: of all */
     LIST_ENTRY(call) of_job, of_node, of_events, of_whole;
     UT_hash_handle hh;
 };
@@ -252,9 +253,9 @@ enum event_kind {
     EVENT_NODE_REMOVED,
     EVENT_USER, /* a certificate, a role */
     EVENT_REFUSED,
-    EVENT_KIND_COUNT
     EVENT_DEVICE_FAULT,
     EVENT_DEVICE, /* it is back, new, or not there any more */
+    EVENT_KIND_COUNT
 };
 struct history_event {
     uint64_t seq;
@@ -418,9 +419,9 @@ void node_forget_told(struct node *n);
 const Accel__V1__Slice *node_slice(const struct node *n); /* NULL: a slice of one */
 /* NULL: a CPU slot, or not told since we started. */
 const Accel__V1__Device *node_told_device(const struct node *n, const char *id);
-void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const *devices,
 /* node_devices.c */
 void node_free_devices(struct node *n);
+void node_set_devices(struct coord *c, struct node *n, Accel__V1__Device *const *devices,
                       size_t count);
 void node_send(struct coord *c, struct node *n,
                const Accel__V1__CoordDown *msg); /* dropped without a session */

@@ -72,10 +72,23 @@ static bool event_matches(const struct call *call, const struct history_event *e
     return true;
 }
 
+/* Of other people's jobs somebody who is no operator learns that something happened, as from a
+ * list, not what. */
+static bool may_follow(struct coord *c, const struct call *call, const struct history_event *e)
+{
+    const struct job *j = e->job_id ? job_find(c, e->job_id) : NULL;
+
+    if (!call->only_user)
+        return true;
+    return e->kind != EVENT_USER && e->kind != EVENT_REFUSED &&
+           (!j || strcmp(j->user->name, call->only_user) == 0);
+}
+
 static void tell_followers(struct coord *c, const struct history_event *e)
 {
     const struct call *call;
     Accel__V1__EventsReply reply = ACCEL__V1__EVENTS_REPLY__INIT;
+    Accel__V1__EventsReply nothing = ACCEL__V1__EVENTS_REPLY__INIT;
 
     if (LIST_EMPTY(&c->event_calls) || !c->out)
         return;
@@ -85,7 +98,7 @@ static void tell_followers(struct coord *c, const struct history_event *e)
     LIST_FOREACH(call, &c->event_calls, of_events)
     {
         if (event_matches(call, e))
-            out_send(c, call->id, &reply.base);
+            out_send(c, call->id, may_follow(c, call, e) ? &reply.base : &nothing.base);
     }
 }
 
@@ -263,11 +276,6 @@ void call_events(struct coord *c, const struct coord_event *ev)
     size_t count = 0, first;
 
     str_copy(filter.filter_node, sizeof(filter.filter_node), rq->node);
-    if (rq->follow && ev->who->role < RPC_ROLE_OPERATOR && !rq->job_id) {
-        out_fail(c, ev->call, ACCEL_EPERM,
-                 "only operators follow the events of every job\ntry: name a job");
-        return;
-    }
     if (rq->job_id && !call_job(c, ev, rq->job_id))
         return;
     reply.events = ARENA_ARRAY(&c->out->arena, Accel__V1__Event *, c->event_count + 1);
@@ -291,6 +299,7 @@ void call_events(struct coord *c, const struct coord_event *ev)
     out_send(c, ev->call, &reply.base);
     struct call *call = call_new(c, ev->call, CALL_EVENTS);
     call->filter_job = filter.filter_job;
+    call->only_user = ev->who->role < RPC_ROLE_OPERATOR ? xstrdup(ev->who->user) : NULL;
     memcpy(call->filter_node, filter.filter_node, sizeof(call->filter_node));
     LIST_INSERT_HEAD(&c->event_calls, call, of_events);
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """A node of several users: acceld gives up root, jobs run as their own users within limits."""
+import json
 import os
 import pwd
 import shutil
@@ -96,6 +97,29 @@ def memory(c):
         raise Skip("memory is not limited here")
     check("was killed for memory (limit 96.0 MiB)" in result.stderr, "stderr: %s", result.stderr)
     check("limits: memory: 96.0 MiB (cgroup v" in text, "describe: %s", text)
+    node.close()
+
+
+@test("who is no operator follows the events of his own jobs, and of no others")
+def follow_own(c):
+    node = Shared(c, "--min-uid", "1")
+    os.chmod(c.dir, 0o711)
+    node.run("nobody", "launch", "--name", "before", "true")
+    watch = subprocess.Popen(
+        ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups",
+         os.path.join(node.bin, "accelctl"), "events", "-w", "-o", "json"],
+        env={"ACCEL_COORDINATOR": node.socket, "PATH": os.environ["PATH"]}, text=True,
+        stdout=subprocess.PIPE)
+    first = json.loads(watch.stdout.readline())
+    node.run("games", "launch", "--name", "secret", "true")
+    node.run("nobody", "launch", "--name", "mine", "true")
+    seen = [first]
+    while not (seen[-1]["job_id"] == 3 and seen[-1]["kind"] == "job.ended"):
+        seen.append(json.loads(watch.stdout.readline()))
+    watch.terminate()
+    watch.wait(60)
+    check("secret" not in str(seen), "what games runs: %s", seen)
+    check_equal({e["job_id"] for e in seen} - {None}, {1, 3}, "whose jobs")
     node.close()
 
 
