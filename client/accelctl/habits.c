@@ -41,7 +41,7 @@ static const struct habit habits[] = {
     {"status", "ps", 0, false},
     {"tail", "logs -f", 0, false},
     {"token", "node token", 0, false},
-    {"top", "ps", 0, false},
+    {"top", "ps -w", 0, false},
 
     {"account", "nothing: nobody is billed", RUN, true},
     {"array", "a loop of accelctl submit", RUN, true},

@@ -52,9 +52,12 @@ const struct verb verb_table[VERB_COUNT] = {
      "the job's\n",
      true},
     {VERB_PS, "ps", "list,ls,jobs,queue", "[options] [ID...]", "list jobs",
-     "Lists your jobs that have not ended; -a lists the ended ones too, -A those of all users.",
+     "Lists your jobs that have not ended; -a lists the ended ones too, -A those of all users.\n\n"
+     "With -w a terminal shows the list anew whenever something happens, also jobs that ended "
+     "meanwhile. A file or a pipe gets the rows that changed; with -o json, an object a line.",
      "accelctl ps\tmy jobs\n"
      "accelctl ps -a --since -1d\teverything of the last day\n"
+     "accelctl ps -w\tas it changes\n"
      "accelctl ps --json id,state\ttwo fields for a script\n",
      false},
     {VERB_DESCRIBE, "describe", "show", "[options] ID...", "show everything about a job",
@@ -255,7 +258,8 @@ const struct option_row option_table[] = {
     {OPT_PENDING, "pending", 0, "", FLAG, V(CANCEL), "only those that have not started"},
     {OPT_KILL, "kill", '9', "", FLAG, V(CANCEL), "SIGKILL at once, no grace"},
     {OPT_YES, "yes", 'y', "", FLAG, V(CANCEL), "do not ask"},
-    {OPT_WATCH, "watch", 'w', "follow", FLAG, V(EVENTS), "wait for more until interrupted"},
+    {OPT_WATCH, "watch", 'w', "follow", FLAG, V(EVENTS) | V(PS),
+     "go on, with what comes, until interrupted"},
     {OPT_NODE, "node", 0, "", TEXT("NAME"), V(EVENTS), "only of this node"},
     {OPT_EXPIRES, "expires", 0, "", OPT_TYPE_DURATION, "T", NULL, 1, LIMIT_TOKEN_MAX_MS, V(NODE),
      "the token is good for so long; default 1h"},

@@ -7,27 +7,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "client/accelctl/ps.h"
 #include "client/accelctl/session.h"
 #include "client/accelctl/table.h"
 #include "client/accelctl/view.h"
 #include "common/clock.h"
 #include "common/limits.h"
-
-struct listing {
-    const struct cli *cli;
-    enum view_form form;
-    int64_t now_ms, since_ms;
-    struct view_items *items; /* JSON and YAML */
-    struct table *table;      /* else */
-    struct str names;         /* VIEW_NAME */
-    uint64_t last_id;
-    uint32_t states;        /* bits: places in state_names; 0: all */
-    const uint64_t *ids;    /* asked for by name */
-    size_t id_count, id_at; /* answers come in the same order */
-    uint64_t missing;       /* the first of ids that no answer came for; 0: none */
-    size_t shown;
-    bool has_more;
-};
 
 /* As view_state_name has them, and what Slurm and others call the same. */
 static const struct {
@@ -139,7 +124,7 @@ static bool has_state(const struct listing *l, const char *name)
     return (l->states & state_bit(name, strlen(name))) != 0;
 }
 
-static bool is_wanted(const struct listing *l, const Accel__V1__Job *job)
+bool ps_wants(const struct listing *l, const Accel__V1__Job *job)
 {
     const struct options *o = &l->cli->opt;
 
@@ -165,7 +150,7 @@ static void add_time_cell(struct table *t, const struct listing *l, int64_t at_m
         table_cell_age(t, span_ms);
 }
 
-static void add_row(struct listing *l, const Accel__V1__Job *job)
+void ps_add_row(struct listing *l, const Accel__V1__Job *job)
 {
     struct table *t = l->table;
     const char *state = view_state_name(job);
@@ -222,13 +207,13 @@ static void on_jobs(void *ctx, const ProtobufCMessage *msg)
 
         l->last_id = job->id;
         note_missing(l, job->id);
-        if (!is_wanted(l, job))
+        if (!ps_wants(l, job))
             continue;
         l->shown++;
         if (l->items)
             view_items_add(l->items, view_job(job, false));
         else if (l->table)
-            add_row(l, job);
+            ps_add_row(l, job);
         else
             str_addf(&l->names, "%llu\n", (unsigned long long)job->id);
     }
@@ -239,20 +224,27 @@ static void on_jobs(void *ctx, const ProtobufCMessage *msg)
  * again, and a coordinator with a long queue is not held up for long. */
 #define PAGE_JOBS 1000u
 
-static int fetch(struct listing *l, struct session *session, struct accel_error *err)
+void ps_request(const struct listing *l, Accel__V1__ListRequest *ret_req)
 {
     const struct options *o = &l->cli->opt;
-    Accel__V1__ListRequest req = ACCEL__V1__LIST_REQUEST__INIT;
+
+    accel__v1__list_request__init(ret_req);
+    ret_req->all_users = option_given(o, OPT_ALL_USERS) || option_given(o, OPT_USER);
+    /* Who names a job, an end or a time wants ended ones too. */
+    ret_req->all_states = option_given(o, OPT_ALL_STATES) || option_given(o, OPT_STATE) ||
+                          option_given(o, OPT_SINCE) || o->arg_count > 0;
+    ret_req->ids = (uint64_t *)l->ids;
+    ret_req->n_ids = l->id_count;
+    ret_req->limit = PAGE_JOBS;
+    ret_req->with_spec = l->form == VIEW_JSON || l->form == VIEW_YAML;
+}
+
+static int fetch(struct listing *l, struct session *session, struct accel_error *err)
+{
+    Accel__V1__ListRequest req;
     int r;
 
-    req.all_users = option_given(o, OPT_ALL_USERS) || option_given(o, OPT_USER);
-    /* Who names a job, an end or a time wants ended ones too. */
-    req.all_states = option_given(o, OPT_ALL_STATES) || option_given(o, OPT_STATE) ||
-                     option_given(o, OPT_SINCE) || o->arg_count > 0;
-    req.ids = (uint64_t *)l->ids;
-    req.n_ids = l->id_count;
-    req.limit = PAGE_JOBS;
-    req.with_spec = l->items != NULL;
+    ps_request(l, &req);
     do {
         l->has_more = false;
         req.after_id = l->last_id;
@@ -298,41 +290,63 @@ static int show(struct listing *l, struct accel_error *err)
     return 0;
 }
 
+struct table *ps_table(const struct listing *l)
+{
+    return table_create(columns_all, ARRAY_LEN(columns), l->form == VIEW_WIDE);
+}
+
+static int list_once(struct listing *l, struct session *session, struct accel_error *err)
+{
+    int r;
+
+    if (l->form == VIEW_JSON || l->form == VIEW_YAML)
+        l->items = view_items_create(l->form, view_fields_of(&l->cli->opt));
+    else if (l->form != VIEW_NAME)
+        l->table = ps_table(l);
+    r = fetch(l, session, err);
+    if (r == 0)
+        r = show(l, err);
+    if (r == 0)
+        r = check_missing(l, err);
+    table_destroy(l->table);
+    view_items_destroy(l->items);
+    return r;
+}
+
+static int prepare(struct listing *l, uint64_t **ret_ids, struct accel_error *err)
+{
+    const Accel__V1__Job example = ACCEL__V1__JOB__INIT;
+    const struct options *o = &l->cli->opt;
+    int r = view_check_fields(view_job(&example, false), view_fields_of(o), err);
+
+    memcpy(columns_all, columns, sizeof columns);
+    if (option_given(o, OPT_ALL_USERS))
+        columns_all[2].is_wide = false;
+    if (r == 0 && option_given(o, OPT_SINCE))
+        r = parse_since(o->v[OPT_SINCE].text, l->now_ms, &l->since_ms, err);
+    if (r == 0 && option_given(o, OPT_STATE))
+        r = parse_states(o->v[OPT_STATE].text, &l->states, err);
+    if (r == 0)
+        r = parse_job_ids(o, 0, ret_ids, err);
+    l->ids = *ret_ids;
+    l->id_count = o->arg_count;
+    return r;
+}
+
 int verb_ps(struct cli *cli)
 {
     AUTO_SESSION struct session *session = NULL;
     AUTO_FREE uint64_t *ids = NULL;
     struct listing l = {.cli = cli, .form = view_form_of(&cli->opt), .now_ms = clock_wall_ms()};
-    const Accel__V1__Job example = ACCEL__V1__JOB__INIT;
     struct accel_error err = {0};
-    int r = view_check_fields(view_job(&example, false), view_fields_of(&cli->opt), &err);
+    int r = prepare(&l, &ids, &err);
 
-    memcpy(columns_all, columns, sizeof columns);
-    if (option_given(&cli->opt, OPT_ALL_USERS))
-        columns_all[2].is_wide = false;
     str_init(&l.names);
-    if (l.form == VIEW_JSON || l.form == VIEW_YAML)
-        l.items = view_items_create(l.form, view_fields_of(&cli->opt));
-    else if (l.form != VIEW_NAME)
-        l.table = table_create(columns_all, ARRAY_LEN(columns), l.form == VIEW_WIDE);
-    if (r == 0 && option_given(&cli->opt, OPT_SINCE))
-        r = parse_since(cli->opt.v[OPT_SINCE].text, l.now_ms, &l.since_ms, &err);
-    if (r == 0 && option_given(&cli->opt, OPT_STATE))
-        r = parse_states(cli->opt.v[OPT_STATE].text, &l.states, &err);
-    if (r == 0)
-        r = parse_job_ids(&cli->opt, 0, &ids, &err);
-    l.ids = ids;
-    l.id_count = cli->opt.arg_count;
     if (r == 0)
         r = session_open(cli, &session, &err);
     if (r == 0)
-        r = fetch(&l, session, &err);
-    if (r == 0)
-        r = show(&l, &err);
-    if (r == 0)
-        r = check_missing(&l, &err);
-    table_destroy(l.table);
-    view_items_destroy(l.items);
+        r = option_given(&cli->opt, OPT_WATCH) ? ps_watch(&l, session, &err)
+                                               : list_once(&l, session, &err);
     str_done(&l.names);
     return r < 0 ? cli_error(&err) : EXIT_CODE_OK;
 }

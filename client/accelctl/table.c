@@ -34,8 +34,9 @@ struct table {
     size_t shown_count;
     size_t next; /* column of the next cell */
     bool is_wide;
-    size_t *shown;  /* index into columns */
-    size_t *widths; /* of the shown columns, in characters */
+    bool has_header; /* is above already */
+    size_t *shown;   /* index into columns */
+    size_t *widths;  /* of the shown columns, in characters */
     struct str text;
     struct cell *cells; /* of the shown columns, row after row */
     size_t used, cap;
@@ -321,7 +322,8 @@ static void format(const struct table *t, bool use_color, size_t width, bool is_
     if (width > 0)
         fit(t, width, widths);
     buf = xrealloc(NULL, line_bound(t, widths));
-    add_header(t, widths, use_color, buf, out);
+    if (!t->has_header)
+        add_header(t, widths, use_color, buf, out);
     for (size_t row = 0; row + t->shown_count <= t->used; row += t->shown_count) {
         p = add_row(t, widths, t->cells + row, p, use_color, buf, out);
         if (is_printing && out->len >= CHUNK_BYTES) {
@@ -336,16 +338,27 @@ void table_format(const struct table *t, bool use_color, size_t width, struct st
     format(t, use_color, width, false, out);
 }
 
-/* 0 when stdout is no terminal. */
-static size_t terminal_width(void)
+void table_clear(struct table *t)
+{
+    str_clear(&t->text);
+    t->used = 0;
+    t->has_header = true;
+}
+
+#define TERMINAL_HEIGHT 24 /* of one that tells none */
+
+size_t table_terminal_size(size_t *ret_rows)
 {
     const char *columns = getenv("COLUMNS");
     struct winsize size = {0};
     uint64_t width;
 
+    *ret_rows = 0;
     if (!isatty(STDOUT_FILENO))
         return 0;
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+    ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+    *ret_rows = size.ws_row > 0 ? size.ws_row : TERMINAL_HEIGHT;
+    if (size.ws_col > 0)
         return size.ws_col;
     if (columns && parse_u64(columns, 1, UINT16_MAX, &width) == 0)
         return width;
@@ -355,8 +368,9 @@ static size_t terminal_width(void)
 void table_print(const struct table *t, bool use_color)
 {
     AUTO_STR struct str out = {0};
+    size_t rows;
 
     str_init(&out);
-    format(t, use_color, terminal_width(), true, &out);
+    format(t, use_color, table_terminal_size(&rows), true, &out);
     cli_write_str(STDOUT_FILENO, &out);
 }

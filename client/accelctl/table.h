@@ -36,6 +36,11 @@ enum table_color state_color(const char *state);
  * columns that may be cut are, from the last column on, until a line has so many characters; 0 cuts
  * nothing. */
 void table_format(const struct table *t, bool use_color, size_t width, struct str *out);
+/* Forgets the rows. The columns stay as wide as they were, and no header stands above the rows that
+ * come: they are printed below the ones before. */
+void table_clear(struct table *t);
+/* Width and height of the terminal on stdout; 0 when it is none. */
+size_t table_terminal_size(size_t *ret_rows);
 /* The same to stdout, in the width of the terminal when it is one. */
 void table_print(const struct table *t, bool use_color);
 

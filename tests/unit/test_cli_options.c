@@ -310,7 +310,7 @@ static void test_aliases_of_verbs(void **state)
     assert_ptr_equal(verb_find("kill"), &verb_table[VERB_CANCEL]);
     assert_null(verb_find(""));
     assert_string_equal(verb_suggest("squeue"), "ps -A");
-    assert_string_equal(verb_suggest("top"), "ps"); /* not stop, which is nearer */
+    assert_string_equal(verb_suggest("top"), "ps -w"); /* not stop, which is nearer */
     assert_null(verb_suggest("xyzzy"));
     for (size_t i = 0; i < VERB_COUNT; i++)
         assert_int_equal(verb_table[i].id, i);
