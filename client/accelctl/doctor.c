@@ -38,7 +38,48 @@
 #define CGROUP2_MAGIC   0x63677270
 #define CREDENTIALS_MAX 64u /* files looked at */
 
+#define FINDING_AT 19 /* column; AREA has 12 and LEVEL has 5 */
+
 static const char *const level_names[] = {"ok", "note", "WARN", "BAD"};
+
+/* Words from column FINDING_AT on, in as many lines as the terminal needs; a path stays whole. */
+static void add_words(struct doctor *d, const char *text)
+{
+    size_t at = FINDING_AT;
+
+    while (*text != '\0') {
+        size_t len = strcspn(text, " ");
+
+        if (at > FINDING_AT && d->width > 0 && at + 1 + len > d->width) {
+            str_addf(&d->text, "\n%*s", FINDING_AT, "");
+            at = FINDING_AT;
+        }
+        if (at > FINDING_AT) {
+            str_addc(&d->text, ' ');
+            at++;
+        }
+        str_add_visible(&d->text, text, len);
+        at += len;
+        text += len;
+        text += *text == ' ';
+    }
+    str_addc(&d->text, '\n');
+}
+
+static void add_line(struct doctor *d, const char *area, enum doctor_level level, const char *text,
+                     const char *advice)
+{
+    static const char *const colors[] = {"\033[32m", "", "\033[33m", "\033[31m"};
+    bool has_color = d->use_color && colors[level][0] != '\0';
+
+    str_addf(&d->text, "%-12s %s%-5s%s ", area, has_color ? colors[level] : "", level_names[level],
+             has_color ? "\033[0m" : "");
+    add_words(d, text);
+    if (advice[0] != '\0') {
+        str_addf(&d->text, "%*stry: ", FINDING_AT - 5, "");
+        add_words(d, advice);
+    }
+}
 
 void doctor_add(struct doctor *d, const char *area, enum doctor_level level, const char *advice,
                 const char *fmt, ...)
@@ -64,14 +105,7 @@ void doctor_add(struct doctor *d, const char *area, enum doctor_level level, con
         view_items_add(d->items, item);
         return;
     }
-    table_cell(d->table, area, TABLE_PLAIN);
-    table_cell(d->table, level_names[level],
-               level == DOCTOR_OK     ? TABLE_GREEN
-               : level == DOCTOR_BAD  ? TABLE_RED
-               : level == DOCTOR_WARN ? TABLE_YELLOW
-                                      : TABLE_PLAIN);
-    table_cell(d->table, text, TABLE_PLAIN);
-    table_cell(d->table, advice, TABLE_PLAIN);
+    add_line(d, area, level, text, advice);
 }
 
 /* --- this program and its directories --- */
@@ -398,24 +432,20 @@ static void look_at_remote(struct doctor *d)
     look_at_credentials(d, remote->pki);
 }
 
-static const struct table_column columns[] = {
-    {.name = "AREA"},
-    {.name = "LEVEL"},
-    {.name = "FINDING"},
-    {.name = "TRY"},
-};
-
 int verb_doctor(struct cli *cli)
 {
     struct accel_error err = {0};
     enum view_form form = view_form_of(&cli->opt);
-    struct doctor d = {0};
+    struct doctor d = {.use_color = cli->use_color};
+    size_t rows;
     int r = 0;
 
+    str_init(&d.text);
+    d.width = table_terminal_size(&rows);
     if (form == VIEW_JSON || form == VIEW_YAML)
         d.items = view_items_create(form, view_fields_of(&cli->opt));
     else
-        d.table = table_create(columns, ARRAY_LEN(columns), false);
+        str_addf(&d.text, "%-12s %-5s FINDING\n", "AREA", "LEVEL");
     look_at_program(&d);
     look_at_directories(&d);
     look_at_coordinator(&d, cli);
@@ -426,9 +456,9 @@ int verb_doctor(struct cli *cli)
     if (d.items)
         r = view_items_print(d.items, &err);
     else
-        table_print(d.table, cli->use_color);
+        cli_write_str(STDOUT_FILENO, &d.text);
     view_items_destroy(d.items);
-    table_destroy(d.table);
+    str_done(&d.text);
     if (r < 0)
         return cli_error(&err);
     return d.worst == DOCTOR_BAD ? EXIT_CODE_FAILED : EXIT_CODE_OK;

@@ -11,8 +11,10 @@
 /* NOTE: not as much as there could be, but nothing to repair. */
 enum doctor_level { DOCTOR_OK, DOCTOR_NOTE, DOCTOR_WARN, DOCTOR_BAD };
 struct doctor {
-    struct table *table;      /* either this */
-    struct view_items *items; /* or that */
+    struct view_items *items; /* JSON and YAML */
+    struct str text;          /* else: for people */
+    size_t width;             /* of their terminal; 0: none */
+    bool use_color;
     enum doctor_level worst;
 };
 /* Adds a finding. advice: "" for none. Cut at 511 bytes and at the first line's end. */

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """accelctl doctor: says what is well, finds what is not, starts nothing."""
 import os
+import pty
+import re
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -46,6 +48,33 @@ def unhealthy(c):
     check("XID 79" in faults[0]["finding"] and faults[0]["level"] == "warn", "fault: %s", faults)
     result = c.fails(1, "doctor", "-o", "json", "--coordinator", "unix:" + c.path("nobody.sock"))
     check_equal(of(findings(result), "coordinator")[0]["level"], "bad", "named and absent")
+
+
+@test("doctor fits a terminal; what to try stands below, and a path stays whole")
+def narrow(c):
+    c.ok("launch", "true")
+    pid, fd = pty.fork()
+    if pid == 0:
+        env = dict(c.env, TERM="dumb", ACCEL_COORDINATOR="unix:/nobody/listens/here.sock")
+        os.execve("/bin/sh", ["sh", "-c", "stty cols 60; exec \"$0\" doctor",
+                              os.path.join(c.bin, "accelctl")], env)
+    seen = b""
+    while True:
+        try:
+            part = os.read(fd, 65536)
+        except OSError:
+            part = b""
+        if not part:
+            break
+        seen += part
+    os.close(fd)
+    check_equal(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 1, "exit code")
+    lines = seen.decode().splitlines()
+    check_equal([line for line in lines if len(line) > 60 and " " in line[19:].strip()], [],
+                "lines that are too long")
+    bad = [i for i, line in enumerate(lines) if re.match(r"coordinator +BAD", line)]
+    check(bad and any(line.startswith(" " * 14 + "try: ") for line in lines[bad[0]:bad[0] + 4]),
+          "what to try: %s", lines)
 
 
 @test("doctor finds a directory that may not be written", uid=65534)
