@@ -211,7 +211,7 @@ static void on_jobs(void *ctx, const ProtobufCMessage *msg)
             continue;
         l->shown++;
         if (l->items)
-            view_items_add(l->items, view_job(job, false));
+            view_items_add_job(l->items, job);
         else if (l->table)
             ps_add_row(l, job);
         else

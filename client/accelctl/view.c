@@ -79,26 +79,38 @@ const char *view_state_name(const Accel__V1__Job *job)
     }
 }
 
-json_t *view_bytes(const void *p, size_t len)
+/* Bytes that may not be UTF-8 as text: what is none becomes \xNN. */
+static void add_clean(struct str *out, const void *p, size_t len)
 {
-    AUTO_STR struct str text = {0};
     const unsigned char *at = p;
 
-    if (is_utf8(p, len) && !memchr(len > 0 ? p : "x", 0, len))
-        return json_stringn_nocheck(len > 0 ? p : "", len);
-    str_init(&text);
     while (len > 0) {
         size_t n = *at < 0x80 ? 1 : *at < 0xe0 ? 2 : *at < 0xf0 ? 3 : 4;
 
         if (n <= len && *at != 0 && is_utf8(at, n)) {
-            str_add(&text, at, n);
+            str_add(out, at, n);
         } else {
-            str_addf(&text, "\\x%02x", *at);
+            str_addf(out, "\\x%02x", *at);
             n = 1;
         }
         at += n;
         len -= n;
     }
+}
+
+static bool is_clean(const void *p, size_t len)
+{
+    return is_utf8(p, len) && !memchr(len > 0 ? p : "x", 0, len);
+}
+
+json_t *view_bytes(const void *p, size_t len)
+{
+    AUTO_STR struct str text = {0};
+
+    if (is_clean(p, len))
+        return json_stringn_nocheck(len > 0 ? p : "", len);
+    str_init(&text);
+    add_clean(&text, p, len);
     return json_stringn_nocheck(text.data, text.len);
 }
 
@@ -200,36 +212,182 @@ static const char *device_kind(Accel__V1__DeviceKind kind)
                                                         : "auto";
 }
 
+/* --- the fields of a job, of which there may be thousands: as a value, or at once as text --- */
+
+struct sink {
+    json_t *object;   /* NULL: text */
+    struct str *text; /* of the list's items, see view_items */
+    bool has_any;
+};
+
+/* As json_dumps writes them. */
+static void add_quoted(struct str *out, const char *p, size_t len)
+{
+    static const char letters[] = "btn\0fr"; /* of 8 to 13; 11 has none */
+    size_t from = 0;
+
+    str_addc(out, '"');
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)p[i];
+
+        if (c >= 0x20 && c != '"' && c != '\\')
+            continue;
+        str_add(out, p + from, i - from);
+        from = i + 1;
+        if (c >= 0x20 || (c >= 8 && c <= 13 && c != 11))
+            str_add(out, (char[]){'\\', c >= 0x20 ? (char)c : letters[c - 8]}, 2);
+        else
+            str_addf(out, "\\u%04X", c);
+    }
+    str_add(out, p + from, len - from);
+    str_addc(out, '"');
+}
+
+static void put_name(struct sink *s, const char *name)
+{
+    if (s->has_any)
+        str_add(s->text, ",\n      \"", 9);
+    else
+        str_add(s->text, "{\n      \"", 9);
+    str_adds(s->text, name);
+    str_add(s->text, "\": ", 3);
+    s->has_any = true;
+}
+
+static void put_null(struct sink *s, const char *name)
+{
+    if (s->object) {
+        put(s->object, name, json_null());
+        return;
+    }
+    put_name(s, name);
+    str_add(s->text, "null", 4);
+}
+
+static void put_number(struct sink *s, const char *name, int64_t n)
+{
+    char digits[24], *p = digits + sizeof digits;
+    uint64_t left = n < 0 ? -(uint64_t)n : (uint64_t)n;
+
+    if (s->object) {
+        put(s->object, name, json_integer(n));
+        return;
+    }
+    do
+        *--p = (char)('0' + left % 10);
+    while ((left /= 10) > 0);
+    if (n < 0)
+        *--p = '-';
+    put_name(s, name);
+    str_add(s->text, p, (size_t)(digits + sizeof digits - p));
+}
+
+static void put_number_or_null(struct sink *s, const char *name, bool is_known, int64_t n)
+{
+    if (is_known)
+        put_number(s, name, n);
+    else
+        put_null(s, name);
+}
+
+static void add_bytes(struct str *out, const void *p, size_t len)
+{
+    AUTO_STR struct str clean = {0};
+
+    if (is_clean(p, len)) {
+        add_quoted(out, p, len);
+        return;
+    }
+    str_init(&clean);
+    add_clean(&clean, p, len);
+    add_quoted(out, clean.data, clean.len);
+}
+
+static void put_bytes(struct sink *s, const char *name, const void *p, size_t len)
+{
+    if (s->object) {
+        put(s->object, name, view_bytes(p, len));
+        return;
+    }
+    put_name(s, name);
+    add_bytes(s->text, len > 0 ? p : "", len);
+}
+
+static void put_text(struct sink *s, const char *name, const char *text)
+{
+    put_bytes(s, name, text, text ? strlen(text) : 0);
+}
+
+static void put_bytes_or_null(struct sink *s, const char *name, ProtobufCBinaryData data)
+{
+    if (data.len > 0)
+        put_bytes(s, name, data.data, data.len);
+    else
+        put_null(s, name);
+}
+
+static void put_time(struct sink *s, const char *name, int64_t wall_ms)
+{
+    char buf[40];
+
+    if (wall_ms > 0)
+        put_text(s, name, clock_format_utc(wall_ms, buf, sizeof buf));
+    else
+        put_null(s, name);
+}
+
+static void put_texts(struct sink *s, const char *name, char **texts, size_t count)
+{
+    if (s->object) {
+        put(s->object, name, texts_of(texts, count));
+        return;
+    }
+    put_name(s, name);
+    for (size_t i = 0; i < count; i++) {
+        str_adds(s->text, i > 0 ? ",\n        " : "[\n        ");
+        add_bytes(s->text, texts[i], strlen(texts[i]));
+    }
+    str_adds(s->text, count > 0 ? "\n      ]" : "[]");
+}
+
+static void put_job(struct sink *s, const Accel__V1__Job *job)
+{
+    bool is_ended = job->state == ACCEL__V1__JOB_STATE__JOB_ENDED;
+    const char *result = view_result(job->result);
+
+    put_number(s, "id", (int64_t)job->id);
+    put_text(s, "name", job->name);
+    put_text(s, "user", job->user);
+    put_number(s, "uid", job->uid);
+    put_text(s, "state", view_job_state(job->state));
+    put_bytes_or_null(s, "result",
+                      (ProtobufCBinaryData){result ? strlen(result) : 0, (uint8_t *)result});
+    put_text(s, "reason", job->reason);
+    put_number_or_null(s, "exit_code", is_ended, job->exit_code);
+    put_number(s, "attempt", job->attempt);
+    put_number(s, "max_restarts", job->max_restarts);
+    put_number(s, "restarts", job->restarts);
+    put_number(s, "nodes", job->nodes);
+    put_number(s, "procs", job->procs);
+    put_text(s, "device_kind", device_kind(job->device_kind));
+    put_number(s, "gpus_per_node", job->gpus_per_node);
+    put_number_or_null(s, "cpus_per_proc", job->cpus_per_proc > 0, job->cpus_per_proc);
+    put_number_or_null(s, "memory_bytes", job->memory_bytes > 0, (int64_t)job->memory_bytes);
+    put_number_or_null(s, "time_limit_ms", job->time_limit_ms > 0, (int64_t)job->time_limit_ms);
+    put_time(s, "submitted", job->submit_ms);
+    put_time(s, "started", job->start_ms);
+    put_time(s, "ended", job->end_ms);
+    put_texts(s, "where", job->where, job->n_where);
+    put_bytes(s, "command", job->command.data, job->command.len);
+    put_bytes_or_null(s, "cwd", job->cwd);
+    put_bytes_or_null(s, "output", job->output_pattern);
+}
+
 json_t *view_job(const Accel__V1__Job *job, bool has_attempts)
 {
     json_t *o = json_object(), *list;
-    bool is_ended = job->state == ACCEL__V1__JOB_STATE__JOB_ENDED;
 
-    put(o, "id", number(job->id));
-    put(o, "name", text_of(job->name));
-    put(o, "user", text_of(job->user));
-    put(o, "uid", number(job->uid));
-    put(o, "state", json_string(view_job_state(job->state)));
-    put(o, "result", text_or_null(view_result(job->result)));
-    put(o, "reason", text_of(job->reason));
-    put(o, "exit_code", number_or_null(is_ended, job->exit_code));
-    put(o, "attempt", number(job->attempt));
-    put(o, "max_restarts", number(job->max_restarts));
-    put(o, "restarts", number(job->restarts));
-    put(o, "nodes", number(job->nodes));
-    put(o, "procs", number(job->procs));
-    put(o, "device_kind", json_string(device_kind(job->device_kind)));
-    put(o, "gpus_per_node", number(job->gpus_per_node));
-    put(o, "cpus_per_proc", number_or_null(job->cpus_per_proc > 0, job->cpus_per_proc));
-    put(o, "memory_bytes", number_or_null(job->memory_bytes > 0, (int64_t)job->memory_bytes));
-    put(o, "time_limit_ms", number_or_null(job->time_limit_ms > 0, (int64_t)job->time_limit_ms));
-    put(o, "submitted", view_time(job->submit_ms));
-    put(o, "started", view_time(job->start_ms));
-    put(o, "ended", view_time(job->end_ms));
-    put(o, "where", texts_of(job->where, job->n_where));
-    put(o, "command", data_of(job->command));
-    put(o, "cwd", job->cwd.len > 0 ? data_of(job->cwd) : json_null());
-    put(o, "output", job->output_pattern.len > 0 ? data_of(job->output_pattern) : json_null());
+    put_job(&(struct sink){.object = o}, job);
     if (!has_attempts)
         return o;
     list = json_array();
@@ -549,6 +707,20 @@ void view_items_add(struct view_items *v, json_t *item)
             json_decref(kept);
     }
     json_decref(item);
+}
+
+void view_items_add_job(struct view_items *v, const Accel__V1__Job *job)
+{
+    struct sink s = {.text = &v->text};
+
+    if (v->fields || v->form == VIEW_YAML) {
+        view_items_add(v, view_job(job, false));
+        return;
+    }
+    str_adds(&v->text, v->count == 0 ? "\n    " : ",\n    ");
+    put_job(&s, job);
+    str_adds(&v->text, "\n    }");
+    v->count++;
 }
 
 int view_items_end(struct view_items *v, const struct str **ret_text, struct accel_error *err)

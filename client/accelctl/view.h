@@ -57,6 +57,9 @@ struct view_items *view_items_create(enum view_form form, const char *fields);
 void view_items_destroy(struct view_items *v);
 /* Steals item. Nothing more is taken once fields did not fit one. */
 void view_items_add(struct view_items *v, json_t *item);
+/* The same as adding view_job(job, false); JSON with all fields becomes text without a value in
+ * between, several times as fast. */
+void view_items_add_job(struct view_items *v, const Accel__V1__Job *job);
 /* Ends the list and tells its text, which v owns; add nothing after. ACCEL_EINVAL as view_select.
  */
 int view_items_end(struct view_items *v, const struct str **ret_text,

@@ -233,8 +233,11 @@ static void check_items(size_t count, const char *fields, enum view_form form)
     for (size_t i = 0; i < count; i++) {
         s.job.id = i + 1;
         s.job.name = i == 1 ? "a\nb\t\"\xc3\xa9\"" : "train";
-        view_items_add(v, view_job(&s.job, i % 2 == 0));
-        json_array_append_new(items, view_job(&s.job, i % 2 == 0));
+        if (i == 2)
+            view_items_add_job(v, &s.job);
+        else
+            view_items_add(v, view_job(&s.job, i % 2 == 0));
+        json_array_append_new(items, view_job(&s.job, i % 2 == 0 && i != 2));
     }
     if (fields)
         assert_int_equal(view_select(items, fields, &err), 0);
@@ -275,6 +278,44 @@ static void test_items(void **state)
     assert_non_null(strstr(err.text, "--json state"));
     assert_null(text);
     view_items_destroy(v);
+}
+
+/* The short way must give what the long one gives. */
+static void test_items_of_jobs(void **state)
+{
+    static const char *const texts[] = {
+        "",         "a",         "\"\\/", "\b\t\n\v\f\r\x01\x1f\x7f", "caf\xc3\xa9 \xe2\x80\xa8",
+        "\xff\xc3", "\"\n\xfe\""};
+    char *where[] = {(char *)"n1", (char *)"n\n\xff"};
+    struct sample s;
+    struct accel_error err = {0};
+
+    sample_init(&s);
+    for (size_t i = 0; i < ARRAY_LEN(texts) * 3; i++) {
+        struct view_items *quick = view_items_create(VIEW_JSON, NULL),
+                          *slow = view_items_create(VIEW_JSON, NULL);
+        const struct str *got = NULL, *want = NULL;
+        char *text = (char *)texts[i % ARRAY_LEN(texts)];
+
+        s.job.name = s.job.reason = text;
+        s.job.command = s.job.cwd = (ProtobufCBinaryData){strlen(text), (uint8_t *)text};
+        s.job.where = where;
+        s.job.n_where = i % 3;
+        s.job.exit_code = i % 2 ? -9 : 0;
+        s.job.memory_bytes = i % 2 ? INT64_MAX : 0;
+        s.job.uid = i % 2 ? UINT32_MAX : 0;
+        s.job.submit_ms = i % 2 ? 1795132800123 : 0;
+        s.job.state = i % 2 ? ACCEL__V1__JOB_STATE__JOB_ENDED : ACCEL__V1__JOB_STATE__JOB_HELD;
+        for (size_t n = 0; n < 2; n++) {
+            view_items_add_job(quick, &s.job);
+            view_items_add(slow, view_job(&s.job, false));
+        }
+        assert_int_equal(view_items_end(quick, &got, &err), 0);
+        assert_int_equal(view_items_end(slow, &want, &err), 0);
+        assert_string_equal(got->data, want->data);
+        view_items_destroy(quick);
+        view_items_destroy(slow);
+    }
 }
 
 static const struct table_column table_columns[] = {
@@ -495,6 +536,7 @@ int main(void)
         cmocka_unit_test(test_select),
         cmocka_unit_test(test_yaml),
         cmocka_unit_test(test_items),
+        cmocka_unit_test(test_items_of_jobs),
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_table_on_a_narrow_terminal),
         cmocka_unit_test(test_bytes_become_utf8),
