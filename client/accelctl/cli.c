@@ -71,9 +71,48 @@ int exit_code_of_error(int code)
     }
 }
 
+/* Where whoever found the error could not say what helps. */
+static const char *advice_of(int code)
+{
+    switch (code) {
+    case ACCEL_EINVAL: return "accelctl help";
+    case ACCEL_EPERM:
+    case ACCEL_EUNAUTH: return "as the owner, or ask an operator: accelctl user ls";
+    case ACCEL_ENOENT: return "accelctl ps -aA, accelctl nodes";
+    case ACCEL_EFULL: return "less at a time";
+    case ACCEL_ENOSPC: return "make room on that disk";
+    case ACCEL_EBUSY:
+    case ACCEL_ESTATE: return "again in a moment";
+    case ACCEL_ECANCELLED: return "again";
+    default: return "accelctl doctor";
+    }
+}
+
+/* "WHAT: why the system refused" of error_sys in two lines, and advice where there is none. */
+static void add_error(struct str *out, const struct accel_error *err)
+{
+    const char *text = err->text[0] != '\0' ? err->text : accel_error_sentence(err->code);
+    const char *sentence = err->sys != 0 ? strerrordesc_np(err->sys) : NULL;
+    size_t len = strlen(text), n = sentence ? strlen(sentence) : 0;
+    bool is_split = n > 0 && len > n + 2 && !strchr(text, '\n') &&
+                    strcmp(text + len - n, sentence) == 0 &&
+                    memcmp(text + len - n - 2, ": ", 2) == 0;
+
+    if (is_split)
+        str_addf(out, "%.*s\nwhy: %s", (int)(len - n - 2), text, sentence);
+    else
+        str_adds(out, text);
+    if (!strstr(text, "\ntry: "))
+        str_addf(out, "\ntry: %s", advice_of(err->code));
+}
+
 int cli_error(const struct accel_error *err)
 {
-    cli_error_text(err->text[0] != '\0' ? err->text : accel_error_sentence(err->code));
+    AUTO_STR struct str text = {0};
+
+    str_init(&text);
+    add_error(&text, err);
+    cli_error_text(text.data);
     return exit_code_of_error(err->code);
 }
 
@@ -103,6 +142,19 @@ void cli_say(const char *fmt, ...)
     cli_write_str(STDERR_FILENO, &out);
 }
 
+void cli_say_goes_on(uint64_t job_id)
+{
+    cli_say("job %llu goes on; accelctl logs -f %llu attaches to its output",
+            (unsigned long long)job_id, (unsigned long long)job_id);
+}
+
+static uint64_t job_left;
+
+void cli_leaves_job(uint64_t job_id)
+{
+    job_left = job_id;
+}
+
 void cli_write(int fd, const void *p, size_t len)
 {
     const char *at = p;
@@ -122,11 +174,13 @@ void cli_write(int fd, const void *p, size_t len)
                 return; /* nobody to tell, and the exit code matters more */
             if (errno == EPIPE)
                 _exit(EXIT_CODE_PIPE);
-            char text[128];
+            struct accel_error err = {0};
+            int r = error_sys(&err, errno, "cannot write to stdout");
 
-            snprintf(text, sizeof text, "cannot write to stdout: %s", strerror(errno));
-            cli_error_text(text);
-            _exit(EXIT_CODE_FAILED);
+            cli_error(&err);
+            if (job_left != 0)
+                cli_say_goes_on(job_left);
+            _exit(r < 0 ? EXIT_CODE_FAILED : EXIT_CODE_OK);
         }
     }
 }

@@ -43,10 +43,15 @@ bool color_is_wanted(const char *choice, bool is_tty);
 /* Prints "accelctl: error: WHAT" and then "why:" and "try:" lines on stderr; lines of text that
  * carry neither word get them in this order. */
 void cli_error_text(const char *text);
-/* The same for err, and returns the exit code that belongs to its code. */
+/* The same for err, with something to try if it says nothing of that, and returns the exit code
+ * that belongs to its code. */
 int cli_error(const struct accel_error *err);
 /* A line for people on stderr: "accelctl: TEXT". */
 void cli_say(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* "job 7 goes on; ...": what becomes of a job that is no longer attended. */
+void cli_say_goes_on(uint64_t job_id);
+/* From now on the same is said when stdout fails. */
+void cli_leaves_job(uint64_t job_id);
 int exit_code_of_error(int code);
 /* EXIT_CODE_NOT_RUN or what $ACCEL_EXIT_ERROR (0..255) says instead. */
 int exit_code_not_run(void);

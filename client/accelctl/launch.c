@@ -60,8 +60,12 @@ static void on_cancel_end(void *ctx, int code, const char *text)
     if (code == ACCEL_ECLOSED)
         return; /* sent again with the new connection */
     l->wants_cancel = false;
-    if (code < 0)
-        cli_error_text(text);
+    if (code < 0) {
+        struct accel_error err = {0};
+
+        error_set(&err, code, "%s", text);
+        cli_error(&err);
+    }
     if (l->wants_kill && code == 0) { /* asked for meanwhile */
         l->wants_cancel = true;
         request_id_make(l->cancel_id);
@@ -143,8 +147,7 @@ static void on_hangup(struct launch *l)
         return;
     }
     if (l->job_id != 0)
-        cli_say("job %llu goes on; accelctl logs -f %llu attaches to its output",
-                (unsigned long long)l->job_id, (unsigned long long)l->job_id);
+        cli_say_goes_on(l->job_id);
     launch_over(l, EXIT_CODE_SIGNAL + SIGHUP);
 }
 
@@ -210,6 +213,8 @@ static void begin_attached(struct launch *l)
     struct attach *a = &l->attach;
     bool is_labelled = option_given(&l->cli->opt, OPT_LABEL);
 
+    if (!option_given(&l->cli->opt, OPT_KILL_ON_DISCONNECT))
+        cli_leaves_job(l->job_id);
     a->session = l->session;
     a->job_id = l->job_id;
     a->is_owner = true;
@@ -287,8 +292,7 @@ static void on_gone(void *ctx, const struct accel_error *err)
 
     cli_error(err);
     if (l->job_id != 0)
-        cli_say("job %llu goes on; accelctl logs -f %llu attaches to its output",
-                (unsigned long long)l->job_id, (unsigned long long)l->job_id);
+        cli_say_goes_on(l->job_id);
     launch_over(l, EXIT_CODE_UNREACHABLE);
 }
 

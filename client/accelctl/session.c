@@ -43,7 +43,7 @@ struct session {
     void *ctx;
     uv_timer_t retry;
     uint64_t retry_ms, lost_ms; /* lost_ms: of the loop's clock */
-    uv_poll_t agent_poll; /* on agent.ready_fd */
+    uv_poll_t agent_poll;       /* on agent.ready_fd */
     struct embedded_start agent;
     bool is_agent_starting;
     unsigned checks; /* of session_check_agent that are under way */
@@ -409,7 +409,7 @@ static void on_agent_word(uv_poll_t *poll, int status, int events)
     struct accel_error err = {0};
 
     if (embedded_start_result(&s->agent, &err) < 0)
-        cli_error_text(err.text);
+        cli_error(&err);
     uv_poll_stop(poll);
     uv_close((uv_handle_t *)poll, on_agent_poll_closed);
 }
@@ -425,7 +425,7 @@ void session_ensure_agent(struct session *s)
     if (r == ACCEL_EBUSY)
         return;
     if (r < 0) {
-        cli_error_text(err.text);
+        cli_error(&err);
         return;
     }
     uv_poll_init(&s->loop, &s->agent_poll, s->agent.ready_fd);

@@ -137,7 +137,10 @@ int submission_upload(const struct submission *s, struct session *session)
 
 int submission_refused(int code, const char *text)
 {
-    cli_error_text(text);
+    struct accel_error err = {0};
+
+    error_set(&err, code, "%s", text);
+    cli_error(&err);
     switch (code) {
     case ACCEL_EPERM:
     case ACCEL_EUNAUTH: return EXIT_CODE_DENIED;

@@ -49,7 +49,7 @@ def cancel(c):
 
 @test("Slurm: what means the same is taken, what does not is answered, and a page tells both")
 def slurm(c):
-    out = c.ok("launch", "-n", "3", "-c", "1", "-J", "three", "--label", "--wrap",
+    out = c.ok("launch", "-n", "3", "-J", "three", "--label", "--wrap",
                "echo $WORLD_SIZE")
     check_equal(sorted(out.out.splitlines()), ["[%d] 3" % i for i in range(3)], "srun -n 3")
     check_equal(c.describe(1)["name"], "three", "-J")
@@ -127,6 +127,23 @@ def completion_live(c):
     finally:
         os.close(fd)
         os.waitpid(pid, 0)
+
+
+@test("every error says what to try, also those of the system and of limits")
+def errors(c):
+    c.counts_starts = False
+    check_form(c.fails(2, "ps", "--coordinator", "unix:/" + "x" * 5000), "a long path")
+    check_form(c.fails(1, "launch", "--sync", "nosuch", "true"), "a directory to send")
+    result = c.fails(1, prefix=["bash", "-c", 'exec "$0" help > /dev/full'])
+    check_form(result, "a full disk")
+    check("why: No space left" in result.err and "make room" in result.err, "%s", result)
+    c.counts_starts = True
+    gate = c.gate("gate")
+    lost = c.fails(1, "launch", "--wrap", "echo one; read x < %s" % gate.path,
+                   prefix=["bash", "-c", 'exec "$0" "$@" > /dev/full'])
+    check("job 1 goes on" in lost.err, "what became of the job: %s", lost)
+    gate.open()
+    c.wait("1", 0)
 
 
 @test("launch -v says once that a job waits, and for what")
