@@ -453,6 +453,42 @@ static int build_name(struct builder *b)
     return fail_with(b, EXIT_CODE_USAGE);
 }
 
+/* Is the coordinator, and so its nodes, on another machine, which has other directories? */
+static bool is_remote(const struct builder *b)
+{
+    const char *address = option_given(b->o, OPT_COORDINATOR)
+                              ? b->o->v[OPT_COORDINATOR].text
+                              : spec_getenv(b->caller->environment, "ACCEL_COORDINATOR", 17);
+
+    return address && address[0] != '\0' && strncmp(address, "unix:", 5) != 0;
+}
+
+/* Of /a/b.%j/c that is /a: what must be there before a rank can be started. */
+static int check_output_dir(struct builder *b, const char *pattern)
+{
+    char *path = arena_printf(b->a, "%.*s", (int)strcspn(pattern, "%"), pattern);
+    char *slash = strrchr(path, '/');
+    struct stat st;
+
+    if (is_remote(b))
+        return 0;
+    if (pattern[strlen(pattern) - 1] == '/' ||
+        (strlen(path) == strlen(pattern) && stat(pattern, &st) == 0 && S_ISDIR(st.st_mode))) {
+        error_set(b->err, ACCEL_EINVAL,
+                  "--output %s: not possible\nwhy: it is a directory\ntry: --output %s/%%x-%%j.out",
+                  quoted(b, pattern),
+                  quoted(b, arena_printf(b->a, "%.*s", (int)(slash - path), path)));
+        return fail_with(b, EXIT_CODE_USAGE);
+    }
+    *slash = '\0';
+    if (path[0] == '\0' || stat(path, &st) == 0 || errno != ENOENT)
+        return 0;
+    error_set(b->err, ACCEL_ENOENT,
+              "--output %s: not possible\nwhy: there is no directory %s\ntry: mkdir -p %s",
+              quoted(b, pattern), quoted(b, path), quoted(b, path));
+    return fail_with(b, EXIT_CODE_USAGE);
+}
+
 static int build_output(struct builder *b)
 {
     const char *pattern = b->o->v[OPT_OUTPUT_PATTERN].text;
@@ -469,9 +505,10 @@ static int build_output(struct builder *b)
             return fail_with(b, EXIT_CODE_USAGE);
         }
     }
-    b->spec->output_pattern = bytes_of(
-        pattern[0] == '/' ? pattern : arena_printf(b->a, "%s/%s", b->caller->cwd, pattern));
-    return 0;
+    if (pattern[0] != '/')
+        pattern = arena_printf(b->a, "%s/%s", b->caller->cwd, pattern);
+    b->spec->output_pattern = bytes_of(pattern);
+    return check_output_dir(b, pattern);
 }
 
 /* "2x4"; or "4", processes on one node, as TorchX has it. */

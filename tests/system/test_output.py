@@ -155,10 +155,16 @@ def output_pattern(c):
 
 @test("--output that cannot be opened: the start fails with its name")
 def output_impossible(c):
-    result = c.run("launch", "--output", "no/such/dir/%j", "true")
+    result = c.run("launch", "--output", "no-such-dir.%j/out", "true")
     check_equal(result.rc, 125, "exit code: %s" % result)
-    check(c.path("no/such/dir/1") in result.err, "the file is named: %s", result)
+    check(c.path("no-such-dir.1/out") in result.err, "the file is named: %s", result)
     check_equal(c.describe(1)["attempts"][0]["cause"], "start_failed", "cause")
+    early = c.fails(2, "submit", "--output", "no/such/%x/%j", "true")
+    check("try: mkdir -p %s\n" % c.path("no/such") in early.err, "said at once: %s", early)
+    os.mkdir(c.path("folder"))
+    for folder in ("folder", "folder/", "no-folder/"):
+        check("a directory" in c.fails(2, "submit", "--output", folder, "true").err, folder)
+    check_equal(len(c.jobs("-a")), 1, "jobs")
 
 
 @test("the last lines of stderr are in the report, however much went before")
