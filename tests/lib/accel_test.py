@@ -9,6 +9,7 @@ Knows the programs from outside only.  Standard library only.
 """
 import atexit
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -179,7 +180,8 @@ def wait_pid_gone(pid, timeout=DEADLINE_S, what="process"):
     """Until the kernel says that it has ended, reaped or not."""
     try:
         fd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as e:
+        check(e.errno in (errno.ESRCH, errno.EINVAL), "%s", e)  # EINVAL: being reaped right now
         return
     try:
         poll = select.poll()
