@@ -226,6 +226,8 @@ struct call { /* a call that was not answered in the step that opened it */
     LIST_HEAD(, call) parts;
     struct call *whole; /* CALL_LOG_PART */
     bool is_split, is_waiting, has_unended;
+    bool is_missing;  /* CALL_LOG_PART: nothing was asked, its node is away */
+    uint32_t attempt; /* CALL_LOG that is_split */
     uint8_t *joined; /* packed answers, one after the other */
     size_t joined_len;
     uint64_t filter_job; /* CALL_EVENTS */

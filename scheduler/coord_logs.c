@@ -128,7 +128,7 @@ void log_part_cancel(struct coord *c, const struct call *part)
     Accel__V1__LogCancel cancel = ACCEL__V1__LOG_CANCEL__INIT;
     Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
 
-    if (c->is_closing)
+    if (c->is_closing || part->is_missing)
         return;
     cancel.id = part->id;
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_LOG_CANCEL;
@@ -136,75 +136,156 @@ void log_part_cancel(struct coord *c, const struct call *part)
     node_send(c, part->node, &down);
 }
 
-/* True if that node cannot be asked now: the read is parked, or was failed. */
-static bool log_is_away(struct coord *c, uint64_t call_id, struct job *j, const struct attempt *a,
-                        const char *name, const Accel__V1__LogReadRequest *rq)
-{
-    struct node *n = node_find(c, name);
-    bool is_coming = n && !n->session && n->grace.node.pos != 0;
+enum whereabouts { NODE_IS_HERE, NODE_IS_COMING, NODE_IS_AWAY, NODE_IS_GONE };
 
-    if (is_coming) { /* within the grace: node_resume_parked() or node_fail_parked() goes on */
-        struct call *call = call_park(c, call_id, j, rq);
-        call_set_node(call, n);
-        return true;
-    }
-    if (n && n->session)
-        return false;
-    if (!n)
+static enum whereabouts whereabouts(const struct coord *c, const char *name)
+{
+    const struct node *n = node_find(c, name);
+
+    return !n                       ? NODE_IS_GONE
+           : n->session             ? NODE_IS_HERE
+           : n->grace.node.pos != 0 ? NODE_IS_COMING
+                                    : NODE_IS_AWAY;
+}
+
+/* Within the grace: node_resume_parked() or node_fail_parked() goes on. */
+static void log_wait_for_node(struct coord *c, uint64_t call_id, struct job *j, const char *name,
+                              const Accel__V1__LogReadRequest *rq)
+{
+    call_set_node(call_park(c, call_id, j, rq), node_find(c, name));
+}
+
+/* None of the nodes that have the output can be asked. */
+static void log_is_missing(struct coord *c, uint64_t call_id, const struct job *j,
+                           const struct attempt *a, const char *name,
+                           const Accel__V1__LogReadReply *missing)
+{
+    if (whereabouts(c, name) == NODE_IS_GONE)
         out_fail(c, call_id, ACCEL_ENOENT,
                  "the logs of job %llu attempt %u are gone with node %s\nwhy: it was removed",
                  (unsigned long long)j->id, a->number, name);
+    else if (missing)
+        out_end(c, call_id, &missing->base);
     else
         out_fail(c, call_id, ACCEL_EUNAVAIL,
                  "the logs of job %llu attempt %u are on node %s\nwhy: its acceld is away\n"
                  "try: again when it is back",
                  (unsigned long long)j->id, a->number, name);
-    return true;
+}
+
+static void reply_missing(struct arena *arena, const struct attempt *a,
+                          Accel__V1__LogReadReply *ret)
+{
+    accel__v1__log_read_reply__init(ret);
+    ret->attempt = a->number;
+    ret->missing_nodes = ARENA_ARRAY(arena, char *, a->share_count + 1);
 }
 
 #define PART_ID        (1ull << 63) /* above all numbers of the transport's calls */
 #define PART_BYTES_MIN 4096u        /* of one node's answer, where many share one */
 
+static void whole_join(struct call *whole, const Accel__V1__LogReadReply *reply)
+{
+    size_t len = accel__v1__log_read_reply__get_packed_size(reply);
+
+    whole->joined = xrealloc(whole->joined, whole->joined_len + len + 1);
+    whole->joined_len += accel__v1__log_read_reply__pack(reply, whole->joined + whole->joined_len);
+}
+
+static struct call *part_new(struct coord *c, struct call *whole, struct node *n)
+{
+    struct call *part = call_new(c, PART_ID | c->part_next++, CALL_LOG_PART);
+
+    part->whole = whole;
+    LIST_INSERT_HEAD(&whole->parts, part, of_whole);
+    call_set_node(part, n);
+    return part;
+}
+
+struct split {                         /* a read over the nodes of an attempt */
+    Accel__V1__LogReadRequest **parts; /* by share; NULL: nothing is asked of it now */
+    uint32_t count;                    /* of those that are asked */
+    Accel__V1__LogReadReply missing;   /* who cannot be asked */
+    const char *away, *gone;           /* one of them */
+};
+
+/* False: the read is parked, or was failed. */
+static bool split_read(struct coord *c, uint64_t call_id, struct job *j, const struct attempt *a,
+                       const Accel__V1__LogReadRequest *rq, struct split *ret)
+{
+    struct arena *arena = &c->out->arena;
+
+    *ret = (struct split){.parts = ARENA_ARRAY(arena, Accel__V1__LogReadRequest *, a->share_count)};
+    reply_missing(arena, a, &ret->missing);
+    for (size_t i = 0; i < a->share_count; i++) {
+        char *name = a->shares[i].node_name;
+        ret->parts[i] = part_request(c, &a->shares[i], rq);
+        if (!ret->parts[i])
+            continue;
+        enum whereabouts where = whereabouts(c, name);
+        if (where == NODE_IS_COMING) {
+            log_wait_for_node(c, call_id, j, name, rq);
+            return false;
+        }
+        if (where == NODE_IS_HERE) {
+            ret->count++;
+            continue;
+        }
+        ret->parts[i] = NULL; /* what the others have is not lost */
+        ret->missing.missing_nodes[ret->missing.n_missing_nodes++] = name;
+        if (where == NODE_IS_GONE)
+            ret->gone = name;
+        else
+            ret->away = name;
+    }
+    if (ret->count > 0 && (!ret->away || rq->tell_missing))
+        return true;
+    if (ret->away || ret->gone)
+        log_is_missing(c, call_id, j, a, ret->away ? ret->away : ret->gone,
+                       rq->tell_missing ? &ret->missing : NULL);
+    else
+        log_nothing(c, call_id, a->number);
+    return false;
+}
+
 static void log_split(struct coord *c, uint64_t call_id, struct job *j, const struct attempt *a,
                       const Accel__V1__LogReadRequest *rq)
 {
-    struct arena *arena = &c->out->arena;
-    Accel__V1__LogReadRequest **parts =
-        ARENA_ARRAY(arena, Accel__V1__LogReadRequest *, a->share_count);
-    uint32_t count = 0, max_bytes = rq->max_bytes ? rq->max_bytes : LIMIT_LOG_CHUNK_BYTES;
-    const char *gone = NULL;
+    uint32_t max_bytes = rq->max_bytes ? rq->max_bytes : LIMIT_LOG_CHUNK_BYTES;
+    struct split split;
 
-    for (size_t i = 0; i < a->share_count; i++) {
-        const char *name = a->shares[i].node_name;
-        parts[i] = part_request(c, &a->shares[i], rq);
-        if (parts[i] && !node_find(c, name)) { /* removed: what the others have is not lost */
-            parts[i] = NULL;
-            gone = name;
-        }
-        if (parts[i] && log_is_away(c, call_id, j, a, name, rq))
-            return;
-        count += parts[i] != NULL;
-    }
-    if (count == 0 && gone && log_is_away(c, call_id, j, a, gone, rq))
+    if (!split_read(c, call_id, j, a, rq, &split))
         return;
-    if (count == 0) {
-        log_nothing(c, call_id, a->number);
-        return;
-    }
     struct call *whole = call_new(c, call_id, CALL_LOG);
     call_set_job(whole, j);
     whole->is_split = true;
     whole->is_waiting = rq->wait;
+    whole->has_unended = split.away != NULL;
+    whole->attempt = a->number;
+    if (rq->tell_missing && split.missing.n_missing_nodes)
+        whole_join(whole, &split.missing);
     for (size_t i = 0; i < a->share_count; i++) {
-        if (!parts[i])
-            continue;
-        struct call *part = call_new(c, PART_ID | c->part_next++, CALL_LOG_PART);
-        part->whole = whole;
-        LIST_INSERT_HEAD(&whole->parts, part, of_whole);
-        call_set_node(part, node_find(c, a->shares[i].node_name));
-        parts[i]->max_bytes = MAX(max_bytes / count, PART_BYTES_MIN);
-        send_read(c, part->node, part->id, a->number, parts[i]);
+        struct node *n = node_find(c, a->shares[i].node_name);
+        if (split.parts[i]) {
+            struct call *part = part_new(c, whole, n);
+            split.parts[i]->max_bytes = MAX(max_bytes / split.count, PART_BYTES_MIN);
+            send_read(c, n, part->id, a->number, split.parts[i]);
+        } else if (n && !n->session && rq->wait && part_request(c, &a->shares[i], rq)) {
+            part_new(c, whole, n)->is_missing = true; /* it ends the read when it comes */
+        }
     }
+}
+
+static bool is_through(const struct call *whole)
+{
+    const struct call *part;
+
+    LIST_FOREACH(part, &whole->parts, of_whole)
+    {
+        if (!part->is_missing)
+            return false;
+    }
+    return true;
 }
 
 /* Packed messages one after the other are one message: lists are joined. */
@@ -221,6 +302,17 @@ static void whole_answer(struct coord *c, struct call *whole)
     out_end(c, id, &reply->base);
 }
 
+/* A node that was missing is back: the reader asks again. */
+static void whole_answer_early(struct coord *c, struct call *whole)
+{
+    Accel__V1__LogReadReply reply = ACCEL__V1__LOG_READ_REPLY__INIT;
+    uint64_t id = whole->id;
+
+    reply.attempt = whole->attempt;
+    call_free(c, whole);
+    out_end(c, id, &reply.base);
+}
+
 static void part_answer(struct coord *c, struct call *part, const Accel__V1__LogData *msg)
 {
     struct call *whole = part->whole;
@@ -232,12 +324,9 @@ static void part_answer(struct coord *c, struct call *part, const Accel__V1__Log
         out_fail(c, id, accel_error_from_grpc(msg->code ? msg->code : 13), "%s", msg->text);
         return;
     }
-    size_t len = accel__v1__log_read_reply__get_packed_size(msg->reply);
-    whole->joined = xrealloc(whole->joined, whole->joined_len + len + 1);
-    whole->joined_len +=
-        accel__v1__log_read_reply__pack(msg->reply, whole->joined + whole->joined_len);
+    whole_join(whole, msg->reply);
     whole->has_unended |= !msg->reply->ended;
-    if (LIST_EMPTY(&whole->parts) || (whole->is_waiting && msg->reply->n_chunks))
+    if (is_through(whole) || (whole->is_waiting && msg->reply->n_chunks))
         whole_answer(c, whole);
 }
 
@@ -245,7 +334,8 @@ static void part_answer(struct coord *c, struct call *part, const Accel__V1__Log
 static void log_forward(struct coord *c, uint64_t call_id, struct job *j, const struct attempt *a,
                         const Accel__V1__LogReadRequest *rq)
 {
-    const char *name = a->share_count ? a->shares[0].node_name : "?";
+    char *name = a->share_count ? a->shares[0].node_name : (char *)"?";
+    Accel__V1__LogReadReply missing;
 
     if (!attempt_had_process(a)) {
         log_nothing(c, call_id, a->number);
@@ -255,8 +345,16 @@ static void log_forward(struct coord *c, uint64_t call_id, struct job *j, const 
         log_split(c, call_id, j, a, rq);
         return;
     }
-    if (log_is_away(c, call_id, j, a, name, rq))
+    switch (whereabouts(c, name)) {
+    case NODE_IS_COMING: log_wait_for_node(c, call_id, j, name, rq); return;
+    case NODE_IS_AWAY:
+    case NODE_IS_GONE:
+        reply_missing(&c->out->arena, a, &missing);
+        missing.missing_nodes[missing.n_missing_nodes++] = name;
+        log_is_missing(c, call_id, j, a, name, rq->tell_missing ? &missing : NULL);
         return;
+    case NODE_IS_HERE: break;
+    }
     struct call *call = call_new(c, call_id, CALL_LOG);
     call_set_job(call, j);
     call_set_node(call, node_find(c, name));
@@ -392,6 +490,20 @@ void input_answer(struct coord *c, const struct node *n, const Accel__V1__InputD
         out_end(c, id, &msg->reply->base);
 }
 
+static void resume_parked(struct coord *c, struct call *call)
+{
+    const Accel__V1__LogReadRequest *rq = call_request(c, call);
+    struct job *j = call->job;
+    uint64_t id = call->id;
+    const struct attempt *a = attempt_find(j, rq->attempt);
+
+    call_free(c, call);
+    if (a)
+        log_forward(c, id, j, a, rq);
+    else
+        log_nothing(c, id, 0);
+}
+
 /* Its acceld is back: reads that waited for it go on. */
 void node_resume_parked(struct coord *c, struct node *n)
 {
@@ -399,17 +511,10 @@ void node_resume_parked(struct coord *c, struct node *n)
 
     for (call = LIST_FIRST(&n->calls); call; call = next) {
         next = LIST_NEXT(call, of_node);
-        if (!call->request)
-            continue;
-        const Accel__V1__LogReadRequest *rq = call_request(c, call);
-        struct job *j = call->job;
-        uint64_t id = call->id;
-        const struct attempt *a = attempt_find(j, rq->attempt);
-        call_free(c, call);
-        if (a)
-            log_forward(c, id, j, a, rq);
-        else
-            log_nothing(c, id, 0);
+        if (call->is_missing)
+            whole_answer_early(c, call->whole); /* of which this node has no other part */
+        else if (call->request)
+            resume_parked(c, call);
     }
 }
 

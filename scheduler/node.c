@@ -129,8 +129,11 @@ void node_check(const struct node *n)
         CHECK(n->session);
     if (n->state == NODE_SUSPECT || n->state == NODE_LOST)
         CHECK(!n->session);
-    if (n->state == NODE_LOST)
-        CHECK(LIST_EMPTY(&n->calls));
+    const struct call *call;
+    LIST_FOREACH(call, &n->calls, of_node)
+    {
+        CHECK(n->state != NODE_LOST || call->is_missing);
+    }
 }
 
 static void tell_jobs(struct coord *c, struct node *n)

@@ -131,7 +131,8 @@ static void pass_over_lost(struct attach *a)
 
     if (!f->is_broken || !is_attempt_known(a, f->attempt + 1))
         return;
-    if (f->err.code != ACCEL_ENOENT && a->retry_ms < LOG_RETRY_PAST_MS && !attach_has_ended(a))
+    bool is_known = f->err.code == ACCEL_ENOENT || f->is_missing;
+    if (!is_known && a->retry_ms < LOG_RETRY_PAST_MS && !attach_has_ended(a))
         return;
     follow_skip(f);
     cli_say("the rest of the output of attempt %u cannot be read: %.*s", f->attempt,

@@ -104,6 +104,24 @@ static void take_chunk(struct follow *f, const Accel__V1__LogChunk *c)
         cli_write(s->is_stderr ? STDERR_FILENO : STDOUT_FILENO, p, len);
 }
 
+static void take_missing(struct follow *f, const Accel__V1__LogReadReply *reply)
+{
+    str_clear(&f->missing);
+    for (size_t i = 0; i < reply->n_missing_nodes; i++)
+        str_addf(&f->missing, "%s%s", i ? ", " : "", reply->missing_nodes[i]);
+}
+
+/* Once, as soon as it is known: the others' output goes on. */
+static void say_missing(struct follow *f)
+{
+    if (f->missing.len == 0 || (f->said.len && strcmp(f->said.data, f->missing.data) == 0))
+        return;
+    cli_say("attempt %u: the output of node %s is missing: its acceld is away", f->attempt,
+            f->missing.data);
+    str_clear(&f->said);
+    str_adds(&f->said, f->missing.data);
+}
+
 static bool is_all_eof(const struct follow *f)
 {
     for (size_t i = 0; i < f->stream_count; i++) {
@@ -119,8 +137,12 @@ static void on_read_message(void *ctx, const ProtobufCMessage *msg)
     const Accel__V1__LogReadReply *reply = (const Accel__V1__LogReadReply *)msg;
 
     f->is_quiet = true;
+    f->is_empty = reply->n_chunks == 0;
+    take_missing(f, reply);
     for (size_t i = 0; i < reply->n_chunks; i++)
         take_chunk(f, reply->chunks[i]);
+    if (!f->is_quiet || reply->ended)
+        say_missing(f);
     if (reply->ended || reply->attempt == 0 || is_all_eof(f))
         f->is_done = true;
     if (f->on_answer)
@@ -144,6 +166,15 @@ static void on_read_end(void *ctx, int code, const char *text)
     if (code < 0) {
         f->is_broken = true;
         error_set(&f->err, code, "%s", text[0] != '\0' ? text : accel_error_sentence(code));
+        f->on_change(f->ctx);
+        return;
+    }
+    if (!f->is_done && f->missing.len && (f->is_waiting ? f->is_empty : f->is_quiet)) {
+        f->is_broken = f->is_missing = true;
+        error_set(&f->err, ACCEL_EUNAVAIL,
+                  "the output of job %llu attempt %u is on node %s\nwhy: its acceld is away\n"
+                  "try: again when it is back",
+                  (unsigned long long)f->job_id, f->attempt, f->missing.data);
         f->on_change(f->ctx);
         return;
     }
@@ -189,7 +220,8 @@ static void follow_read(struct follow *f)
     req.cursors = list;
     req.n_cursors = n;
     req.wait = f->is_waiting;
-    f->is_broken = false;
+    req.tell_missing = true;
+    f->is_broken = f->is_missing = false;
     f->call = rpc_channel_call(ch, "/accel.v1.Logs/Read", &req.base,
                                &accel__v1__log_read_reply__descriptor, &handlers, f);
 }
@@ -203,12 +235,21 @@ static void streams_free(struct follow *f)
     f->stream_count = 0;
 }
 
+static void texts_free(struct follow *f)
+{
+    str_done(&f->missing);
+    str_done(&f->said);
+}
+
 void follow_begin(struct follow *f, uint32_t attempt, uint32_t world)
 {
     size_t ranks = f->ranks ? f->rank_count : world;
     uint64_t tail = f->attempt == 0 ? f->tail_lines : 0;
 
     streams_free(f);
+    texts_free(f);
+    str_init(&f->missing);
+    str_init(&f->said);
     f->streams = xcalloc(ranks * 2 + 1, sizeof f->streams[0]);
     for (size_t i = 0; i < ranks; i++) {
         for (int is_stderr = 0; is_stderr < 2; is_stderr++) {
@@ -225,7 +266,7 @@ void follow_begin(struct follow *f, uint32_t attempt, uint32_t world)
     }
     f->attempt = attempt;
     f->is_done = false;
-    f->is_broken = false;
+    f->is_broken = f->is_missing = false;
     follow_read(f);
 }
 
@@ -238,7 +279,7 @@ void follow_resume(struct follow *f)
 void follow_skip(struct follow *f)
 {
     flush_lines(f);
-    f->is_broken = false;
+    f->is_broken = f->is_missing = false;
     f->is_done = true;
 }
 
@@ -247,4 +288,5 @@ void follow_done(struct follow *f)
     if (f->call)
         rpc_call_cancel(STEAL_PTR(f->call));
     streams_free(f);
+    texts_free(f);
 }

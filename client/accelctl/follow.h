@@ -28,12 +28,15 @@ struct follow {
     uint32_t attempt; /* the one that is or was read; 0: none begun */
     bool is_done;     /* read to its end (or it will never exist) */
     bool is_broken;   /* reading failed: why is in err; follow_resume tries again */
+    bool is_missing;  /* same, because the nodes that have the rest are away */
     struct accel_error err;
     /* own */
     struct follow_stream *streams;
     size_t stream_count;
     struct rpc_call *call;
-    bool is_quiet; /* the answer had no data */
+    bool is_quiet, is_empty; /* the answer had no data; not even an end */
+    struct str missing;      /* nodes whose output is not in the answer, "a, b" */
+    struct str said;         /* those that were told of */
 };
 
 /* Begins attempt number `attempt` with `world` ranks (used when all are wanted). */

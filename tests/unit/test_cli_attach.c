@@ -311,6 +311,53 @@ static void story_of_logs(const struct rpc_event *ev)
     }
 }
 
+/* What is there, or nothing; and that node n1 is away. */
+static void send_missing(uint64_t call, const char *text)
+{
+    Accel__V1__LogReadReply reply = ACCEL__V1__LOG_READ_REPLY__INIT;
+    Accel__V1__LogChunk chunk = ACCEL__V1__LOG_CHUNK__INIT, *chunks[] = {&chunk};
+    char *missing[] = {(char *)"n1"};
+
+    chunk.data.data = (uint8_t *)text;
+    chunk.data.len = text ? strlen(text) : 0;
+    reply.attempt = 1;
+    reply.chunks = chunks;
+    reply.n_chunks = text != NULL;
+    reply.missing_nodes = missing;
+    reply.n_missing_nodes = 1;
+    send_message(call, &reply.base, true);
+}
+
+/* One of two nodes is away. */
+static void story_of_half_the_logs(const struct rpc_event *ev)
+{
+    if (ev->type == RPC_OPEN && ev->method->id == READ) {
+        assert_true(((const Accel__V1__LogReadRequest *)ev->msg)->tell_missing);
+        send_missing(ev->call, shared->reads++ == 0 ? "here\n" : NULL);
+    } else {
+        story_of_logs(ev);
+    }
+}
+
+/* The only node of attempt 1 is away, and there is an attempt 2. */
+static void story_of_a_lost_past(const struct rpc_event *ev)
+{
+    if (ev->type != RPC_OPEN)
+        return;
+    if (ev->method->id == WATCH) {
+        watch_call = ev->call;
+        tell_job(2, false);
+    } else if (ev->method->id == READ && ((Accel__V1__LogReadRequest *)ev->msg)->attempt == 1) {
+        shared->reads++;
+        send_missing(ev->call, NULL);
+    } else if (ev->method->id == READ) {
+        send_output(ev->call, 2, 0, "second\n", true);
+        tell_job(2, true);
+    } else {
+        story_of_deaths(ev);
+    }
+}
+
 static void on_call(void *ctx, const struct rpc_event *ev)
 {
     story(ev);
@@ -576,6 +623,50 @@ static void test_logs_of_an_agent_away(void **state)
     assert_int_equal(shared->reads, 2);
 }
 
+/* What there is is shown, and who is missing is said at once. */
+static void test_logs_of_half_a_gang(void **state)
+{
+    char address[128];
+    char *argv[] = {"accelctl", "logs", "--coordinator", address, "7", NULL};
+
+    shared->reads = shared->life = 0;
+    pid_t pid = start_server(story_of_half_the_logs);
+    snprintf(address, sizeof address, "unix:%s", socket_path);
+    int code = run_verb(verb_logs, argv);
+
+    stop_server(pid);
+    AUTO_FREE char *out = read_file("out");
+    AUTO_FREE char *err = read_file("err");
+
+    assert_string_equal(out, "here\n");
+    assert_string_equal(err, "accelctl: attempt 1: the output of node n1 is missing: its acceld is "
+                             "away\n"
+                             "accelctl: error: the output of job 7 attempt 1 is on node n1\n"
+                             "why: its acceld is away\ntry: again when it is back\n");
+    assert_int_equal(code, EXIT_CODE_UNREACHABLE);
+    assert_int_equal(shared->reads, 2);
+}
+
+/* It is not asked for again and again: the successor has output too. */
+static void test_a_past_that_is_away(void **state)
+{
+    char address[128];
+    char *argv[] = {"accelctl", "logs", "-f", "--coordinator", address, "7", NULL};
+
+    shared->reads = shared->life = 0;
+    pid_t pid = start_server(story_of_a_lost_past);
+    snprintf(address, sizeof address, "unix:%s", socket_path);
+    run_verb(verb_logs, argv);
+    stop_server(pid);
+    AUTO_FREE char *out = read_file("out");
+    AUTO_FREE char *err = read_file("err");
+
+    assert_string_equal(out, "second\n");
+    assert_non_null(strstr(err, "the rest of the output of attempt 1 cannot be read: the output of "
+                                "job 7 attempt 1 is on node n1\n"));
+    assert_int_equal(shared->reads, 1);
+}
+
 static void test_nobody_answers(void **state)
 {
     char address[128];
@@ -618,6 +709,7 @@ int main(void)
         cmocka_unit_test(test_launch_over_two_deaths), cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_refused_input),          cmocka_unit_test(test_wait_for_many),
         cmocka_unit_test(test_wait_for_many_to_run),   cmocka_unit_test(test_logs_of_an_agent_away),
+        cmocka_unit_test(test_logs_of_half_a_gang),    cmocka_unit_test(test_a_past_that_is_away),
         cmocka_unit_test(test_nobody_answers),
     };
 
