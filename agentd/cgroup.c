@@ -84,12 +84,22 @@ static void exit_at_once(void *arg)
     _exit(0);
 }
 
+/* There or made: readable for all whatever our umask is, since programs look up their own limits.
+ */
+static int make_group(int at_fd, const char *path)
+{
+    if (mkdirat(at_fd, path, 0755) < 0) {
+        return errno == EEXIST ? 0 : -errno;
+    }
+    return fchmodat(at_fd, path, 0755, 0) < 0 ? -errno : 0;
+}
+
 /* Whether a process can be born into a group below the parent; into the parent itself it cannot
  * once that passes controllers on, as it does since an earlier accel-spawn. */
 static bool try_fork(int parent_fd)
 {
     bool in_cgroup = false;
-    if (mkdirat(parent_fd, TRY_NAME, 0755) < 0 && errno != EEXIST) {
+    if (make_group(parent_fd, TRY_NAME) < 0) {
         return false;
     }
     AUTO_CLOSE int fd = openat(parent_fd, TRY_NAME, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -101,7 +111,7 @@ static bool try_fork(int parent_fd)
 
 static bool root_open(struct cgroup_root *root)
 {
-    if (mkdir(root->path, 0755) < 0 && errno != EEXIST) {
+    if (make_group(AT_FDCWD, root->path) < 0) {
         return false;
     }
     root->fd = open(root->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -169,15 +179,14 @@ void cgroup_root_done(struct cgroup_root *root)
 int cgroup_make(struct cgroup_root *root, const char *name)
 {
     int fd;
-    if (mkdirat(root->fd, name, 0755) < 0 && errno != EEXIST) {
-        if (errno != ENOENT && errno != ENODEV) {
-            return -errno;
-        }
+    int r = make_group(root->fd, name);
+    if (r == -ENOENT || r == -ENODEV) {
         /* The last shim of an earlier accel-spawn has removed the parent behind us. */
         base_close_fd(&root->fd);
-        if (!root_open(root) || mkdirat(root->fd, name, 0755) < 0) {
-            return -errno;
-        }
+        r = root_open(root) ? make_group(root->fd, name) : -errno;
+    }
+    if (r < 0) {
+        return r;
     }
     fd = openat(root->fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return fd < 0 ? -errno : fd;
@@ -188,8 +197,9 @@ int cgroup_split(int cgroup_fd, uid_t uid, int *ret_shim_fd, int *ret_ranks_fd)
     static const char *const names[] = {"shim", "ranks"};
     int fds[2];
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        if (mkdirat(cgroup_fd, names[i], 0755) < 0 && errno != EEXIST) {
-            return -errno;
+        int r = make_group(cgroup_fd, names[i]);
+        if (r < 0) {
+            return r;
         }
     }
     /* Where it may put a process, what it shares with where that comes from, and the way to end

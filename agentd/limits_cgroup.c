@@ -364,11 +364,15 @@ static int set_devices(int version, int fd, const Accel__V1__AttemptSpec *spec)
 static int open_v1(const struct limit_controller *c, const char *name, int *ret_join_fd)
 {
     char path[PATH_MAX + 64];
-    if (mkdir(c->path, 0755) < 0 && errno != EEXIST) {
+    if (mkdir(c->path, 0755) == 0) {
+        (void)chmod(c->path, 0755); /* programs look up their own limits, whatever our umask is */
+    } else if (errno != EEXIST) {
         return -errno;
     }
     snprintf(path, sizeof(path), "%s/%s", c->path, name);
-    if (mkdir(path, 0755) < 0 && errno != EEXIST) {
+    if (mkdir(path, 0755) == 0) {
+        (void)chmod(path, 0755);
+    } else if (errno != EEXIST) {
         return -errno;
     }
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

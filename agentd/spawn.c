@@ -376,7 +376,8 @@ static int fork_shim(struct spawn *sp, Accel__V1__AttemptSpec *spec, struct atte
             .cgroup_fd = f->groups.ranks_fd,
             .is_cgroup_split = f->groups.is_split,
             .limits = &f->groups.limits,
-            .oom_score_adj = f->groups.is_shielded ? sp->oom_score_adj : NULL,
+            .oom_score_adj =
+                f->groups.is_shielded || sp->is_oom_favoured ? sp->oom_score_adj : NULL,
             .identity = &f->identity,
             .agent_uid = sp->rules.agent_uid,
             .file_mode = f->identity.is_switched ? 0640 : 0600,

@@ -58,7 +58,8 @@ struct spawn {
     bool has_cgroups;
     struct cgroup_root cgroups;
     struct limits_root limits;
-    char oom_score_adj[16]; /* as we found it */
+    char oom_score_adj[16]; /* of ranks: as we found it, but never better than others' */
+    bool is_oom_favoured;   /* we found it better */
     struct rlimit nofile;   /* as we found it */
     struct identity_rules rules;
     struct codec_reader in;

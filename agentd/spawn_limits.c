@@ -28,7 +28,9 @@ void spawn_limits_init(struct spawn *sp)
     cgroup_parent_name(sp->dir, name, sizeof(name));
     limits_root_init(&sp->limits, sp->has_cgroups ? &sp->cgroups : NULL, name, "/proc/self/mounts");
     int r = path_read_all(AT_FDCWD, OOM_FILE, 64, &text, &len, NULL);
-    str_copy(sp->oom_score_adj, sizeof(sp->oom_score_adj), r == 0 ? text : "0");
+    sp->is_oom_favoured = r == 0 && text[0] == '-';
+    str_copy(sp->oom_score_adj, sizeof(sp->oom_score_adj),
+             r == 0 && !sp->is_oom_favoured ? text : "0");
     spawn_limits_tidy(sp);
 }
 

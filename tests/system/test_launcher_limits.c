@@ -353,6 +353,42 @@ static void test_user(void **state)
     close_switching(&w);
 }
 
+/* False: even root may not, as in a container. */
+static bool set_oom_score_adj(const char *text)
+{
+    FILE *f = fopen("/proc/self/oom_score_adj", "w");
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0);
+    return fclose(f) == 0;
+}
+
+/* What favours acceld does not favour jobs; what limits them can be read by them. */
+static void test_user_favour(void **state)
+{
+    struct world w;
+    struct start s;
+    size_t len;
+    (void)state;
+    bool is_favoured = set_oom_score_adj("-500");
+    open_switching(&w);
+    for (uint64_t id = 1; id <= 2; id++) {
+        start_as(&s, id, "nobody",
+                 "cat /proc/self/oom_score_adj; p=$(sed -n 's/^0:://p' /proc/self/cgroup); "
+                 "test \"${p##*/}\" != ranks || test -r /sys/fs/cgroup${p%/*}/cgroup.procs -o "
+                 "-r /sys/fs/cgroup/unified${p%/*}/cgroup.procs || echo closed");
+        s.spec.memory_bytes = id == 2 ? 96u << 20 : 0;
+        struct seen *a = world_launch(&w, &s);
+        world_wait(&w, &a->gone, 1);
+        char *text = world_read(&w, a->id, "0.out", &len);
+        assert_string_equal(text, "0\n");
+        free(text);
+    }
+    close_switching(&w);
+    assert_true(set_oom_score_adj("0"));
+    if (!is_favoured)
+        print_message("not looked at: nobody can be favoured here\n");
+}
+
 static void test_unknown_user(void **state)
 {
     struct world w;
@@ -466,6 +502,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_devices),
         cmocka_unit_test(test_private_tmp),
         cmocka_unit_test(test_user),
+        cmocka_unit_test(test_user_favour),
         cmocka_unit_test(test_unknown_user),
         cmocka_unit_test(test_refused_users),
         cmocka_unit_test(test_user_adopted),

@@ -86,7 +86,7 @@ def own_user(c):
     node.close()
 
 
-@test("killed for memory, and told so with the limit")
+@test("killed for memory, and told so with the limit", env={"ACCEL_SPAWN_CGROUP": "/"})
 def memory(c):
     node = Shared(c)
     hog = "x = bytearray(400 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1"
