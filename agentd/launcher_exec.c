@@ -613,7 +613,8 @@ static void exec_mark_acked(struct launcher *base, struct attempt_id id)
     if (renameat(l->dir_fd, from, l->dir_fd, to) < 0 && errno == ENOENT) {
         /* The record could not be written; the tombstone has to say that it is over all the same.
          */
-        int fd = openat(l->dir_fd, to, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        int fd =
+            openat(l->dir_fd, to, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
         base_close_fd(&fd);
     }
 }

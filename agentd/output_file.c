@@ -43,10 +43,20 @@ static int open_segment(const struct stream *s, uint64_t segment, int *ret_fd,
         snprintf(name, sizeof(name), "%s", s->name);
     else
         snprintf(name, sizeof(name), "%s.%" PRIu64, s->name, segment);
-    int fd = openat(s->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    /* The directory is the job's user's, who may have put a pipe here: nobody waits for it. */
+    AUTO_CLOSE int fd =
+        openat(s->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
     if (fd < 0 && errno != ENOENT)
         return error_sys(err, errno, "opening %s", name);
-    *ret_fd = fd;
+    struct stat st, dir;
+    if (fd >= 0 && (fstat(fd, &st) < 0 || fstat(s->dir_fd, &dir) < 0))
+        return error_sys(err, errno, "looking at %s", name);
+    if (fd >= 0 &&
+        (!S_ISREG(st.st_mode) || st.st_uid != dir.st_uid)) /* a link to what is another's */
+        return error_set(err, ACCEL_ESTATE,
+                         "the output in %s is gone\nwhy: the job put something else in its place",
+                         name);
+    *ret_fd = STEAL_FD(fd);
     return 0;
 }
 

@@ -55,10 +55,12 @@ static int write_all_at(int fd, const void *p, size_t len)
     return 0;
 }
 
+/* The ranks run as the same user: the open of a pipe that one of them put there must not hang. */
+#define FILE_FLAGS (O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+
 static void write_file(struct shim *s, const char *name, const struct str *text)
 {
-    AUTO_CLOSE int fd =
-        openat(s->dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, s->start->file_mode);
+    AUTO_CLOSE int fd = openat(s->dir_fd, name, FILE_FLAGS | O_TRUNC, s->start->file_mode);
     if (fd >= 0) {
         (void)write_all_at(fd, text->data, text->len); /* evidence only; the work goes on without */
     }
@@ -81,8 +83,7 @@ static void write_files(struct shim *s)
         }
     }
     write_file(s, "pid", &text);
-    s->exit_fd = openat(s->dir_fd, "exit.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-                        s->start->file_mode);
+    s->exit_fd = openat(s->dir_fd, "exit.tmp", FILE_FLAGS | O_TRUNC, s->start->file_mode);
     if (s->exit_fd >= 0) {
         (void)write_all_at(s->exit_fd, zeros, sizeof(zeros));
     }
@@ -97,8 +98,7 @@ static int write_record(struct shim *s, const Accel__V1__ExitRecord *record)
     }
     accel__v1__exit_record__pack(record, data);
     if (s->exit_fd < 0) {
-        s->exit_fd =
-            openat(s->dir_fd, "exit.tmp", O_WRONLY | O_CREAT | O_CLOEXEC, s->start->file_mode);
+        s->exit_fd = openat(s->dir_fd, "exit.tmp", FILE_FLAGS, s->start->file_mode);
     }
     if (s->exit_fd < 0) {
         return -errno;

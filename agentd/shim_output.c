@@ -36,8 +36,9 @@ static int segment_create(struct shim *s, const struct shim_rank *k, size_t whic
 {
     char name[48];
     segment_name(k, which, segment, name, sizeof(name));
-    int fd = openat(s->dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
-                    s->start->file_mode);
+    int fd =
+        openat(s->dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+               s->start->file_mode);
     return fd < 0 ? -errno : fd;
 }
 
@@ -65,7 +66,7 @@ static void rotate(struct shim *s, struct shim_rank *k, size_t which, uint32_t n
                        "\n[accel: output from byte %" PRIu64 " to byte %" PRIu64 " was cut]\n",
                        SEGMENT, oldest * SEGMENT);
     segment_name(k, which, 0, name, sizeof(name));
-    AUTO_CLOSE int fd = openat(s->dir_fd, name, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+    AUTO_CLOSE int fd = openat(s->dir_fd, name, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd >= 0) {
         /* A full disk takes no mark; the missing segments tell the same. */
         (void)!pwrite(fd, mark, (size_t)len, (off_t)SEGMENT);

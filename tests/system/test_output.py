@@ -167,6 +167,23 @@ def output_impossible(c):
     check_equal(len(c.jobs("-a")), 1, "jobs")
 
 
+@test("a job that puts pipes and links in the place of its files holds up nobody but itself")
+def spiteful_files(c):
+    c.ok("launch", "true")  # which makes the folders
+    attempts = c.state("node", "attempts")
+    other = c.write("other", "not for the log\n")
+    for job, line in enumerate((
+            "rm -f 0.out; mkfifo 0.out; echo hello", "ln -sf %s 0.out" % other,
+            "echo x; rm -f *; mkfifo pid exit exit.acked exit.tmp 0.err; echo y >&2",
+            "ln -sf %s exit.tmp; ln -sf %s pid; ln -sf %s exit.acked" % ((other,) * 3),
+            "rm -rf ../$ACCEL_JOB_ID.1; echo gone"), 2):
+        c.run("launch", "--wrap", "cd %s/%d.1 && %s" % (attempts, job, line), timeout=20)
+        c.run("logs", str(job), timeout=20)
+    check_equal(c.ok("launch", "echo", "next", timeout=20).out, "next\n", "the next job")
+    with open(other) as f:
+        check_equal(f.read(), "not for the log\n", "what the links named")
+
+
 @test("the last lines of stderr are in the report, however much went before")
 def stderr_tail(c):
     result = c.fails(2, "launch", "sh", "-c", "seq 1 100000 >&2; echo the reason >&2; exit 2")
