@@ -177,7 +177,7 @@ static void on_admin(void *ctx, const struct rpc_event *ev)
 
 static const struct rpc_method methods[] = {
     UNARY("/accel.v1.Jobs/Submit", submit_request, submit_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES,
-          to_core, COORD_SUBMIT),
+          shell_on_submit, COORD_SUBMIT),
     UNARY("/accel.v1.Jobs/List", list_request, list_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES, to_core,
           COORD_LIST),
     UNARY("/accel.v1.Jobs/Get", get_request, get_reply, RPC_ROLE_USER, SMALL, to_core, COORD_GET),

@@ -7,7 +7,6 @@
 #include "scheduler/enrol.h"
 
 #include <fcntl.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,15 +14,6 @@
 #include "common/clock.h"
 #include "common/path.h"
 #include "common/token.h"
-
-#define USERS_CACHED    64u   /* uids by name; above, the oldest entry goes */
-#define USERS_CACHED_MS 60000 /* after this the name service is asked again */
-
-struct cached_user {
-    char name[LIMIT_NAME_BYTES + 1]; /* "": free */
-    uint32_t uid, gid;
-    int64_t asked_ms;
-};
 
 struct enrol {
     const struct remote_ops *remote;
@@ -33,8 +23,6 @@ struct enrol {
     int64_t renew_ms, certificate_ms;
     char **addresses;
     size_t address_count;
-    struct cached_user users[USERS_CACHED];
-    unsigned next_user;
 };
 
 /* --- files --- */
@@ -318,31 +306,7 @@ void enrol_grant_done(struct enrol_grant *g)
 
 /* --- who a holder is --- */
 
-static const struct cached_user *local_user(struct enrol *e, const char *name)
-{
-    struct cached_user *u = NULL;
-    struct passwd pw, *found = NULL;
-    char buf[16384];
-    int64_t now_ms = clock_mono_ms();
-
-    for (unsigned i = 0; i < USERS_CACHED; i++)
-        if (!strcmp(e->users[i].name, name))
-            u = &e->users[i];
-    if (u && now_ms - u->asked_ms < USERS_CACHED_MS)
-        return u;
-    if (!u)
-        u = &e->users[e->next_user++ % USERS_CACHED];
-    str_copy(u->name, sizeof(u->name), name);
-    u->asked_ms = now_ms;
-    u->uid = u->gid = UINT32_MAX;
-    if (getpwnam_r(name, &pw, buf, sizeof(buf), &found) == 0 && found) {
-        u->uid = pw.pw_uid;
-        u->gid = pw.pw_gid;
-    }
-    return u;
-}
-
-int enrol_identify(struct enrol *e, const struct coord *core, const struct remote_peer *peer,
+int enrol_identify(const struct coord *core, const struct remote_peer *peer,
                    struct rpc_identity *ret_who, struct accel_error *err)
 {
     enum pki_kind kind = !strcmp(peer->kind, "node") ? PKI_NODE : PKI_USER;
@@ -352,11 +316,5 @@ int enrol_identify(struct enrol *e, const struct coord *core, const struct remot
         return 0; /* RPC_ROLE_NONE */
     if (kind == PKI_USER && strcmp(peer->kind, "user"))
         return error_set(err, ACCEL_EPERM, "the certificate names neither a node nor a user");
-    int r = coord_identify(core, kind, peer->name, peer->serial, clock_wall_ms(), ret_who, err);
-    if (r == 0 && kind == PKI_USER) {
-        const struct cached_user *u = local_user(e, peer->name);
-        ret_who->uid = u->uid;
-        ret_who->gid = u->gid;
-    }
-    return r;
+    return coord_identify(core, kind, peer->name, peer->serial, clock_wall_ms(), ret_who, err);
 }

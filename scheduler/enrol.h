@@ -50,10 +50,9 @@ int enrol_grant(struct enrol *e, const struct coord *core, const struct rpc_even
                 struct enrol_grant *ret_grant, struct accel_error *err);
 void enrol_grant_done(struct enrol_grant *g); /* accepts one that is all zero */
 
-/* For struct remote_server_config: no certificate gives RPC_ROLE_NONE; uid and gid of a user are
- * those of his name on this host, else UINT32_MAX. ACCEL_EPERM. May ask the name service, at most
- * once a minute for each name. */
-int enrol_identify(struct enrol *e, const struct coord *core, const struct remote_peer *peer,
+/* For struct remote_server_config: no certificate gives RPC_ROLE_NONE; uid and gid are UINT32_MAX
+ * (names.h knows them). ACCEL_EPERM. */
+int enrol_identify(const struct coord *core, const struct remote_peer *peer,
                    struct rpc_identity *ret_who, struct accel_error *err);
 
 #endif

@@ -22,6 +22,8 @@
 
 struct files;
 struct deferred; /* a message of an agent that waits for the store */
+struct names;
+struct parked; /* a Submit of a user whom the name service is asked for */
 
 struct shell {
     uv_loop_t *loop;
@@ -35,6 +37,9 @@ struct shell {
     struct rpc_server *remotes[OPTIONS_LISTEN_MAX]; /* of tag index + 1 */
     unsigned servers;        /* that still run: the store is closed after the last */
     struct enrol *enrol;     /* with remote */
+    struct names *names;     /* with remote, while it serves */
+    struct parked *parked, **parked_tail;
+    size_t parked_count, parked_bytes;
     struct loop_timer renew; /* of our own certificate */
     struct coord_batch batches[2];
     struct coord_batch *open;       /* collects the outputs of steps */
@@ -83,6 +88,7 @@ void shell_remote_stop(struct shell *s, void (*on_stopped)(void *ctx)); /* each 
 void shell_remote_drop(struct shell *s, const char *serial);
 void shell_refused(struct shell *s, enum coord_refusal kind, const char *text);
 /* Handlers of struct rpc_service. */
+void shell_on_submit(void *ctx, const struct rpc_event *ev);
 void shell_on_trust(void *ctx, const struct rpc_event *ev);
 void shell_on_role_refused(void *ctx, const struct rpc_identity *who, const char *text);
 void shell_refresh_role(void *ctx, struct rpc_identity *who);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shell_remote.c - what the coordinator's shell has only with --listen tcp: servers of
- * accel-grpc.so, our own keys (enrol.c), who calls, and the way of the calls of Trust through the
- * cryptography into the core. It decides nothing: who is refused is told to the core, which counts.
+ * accel-grpc.so, our own keys (enrol.c), who calls (names.c), and the way of the calls of Trust
+ * through the cryptography into the core. It decides nothing: who is refused is told to the core,
+ * which counts.
  */
 #include <ifaddrs.h>
 #include <net/if.h>
@@ -14,13 +15,17 @@
 
 #include "accel/v1/trust.pb-c.h"
 #include "common/clock.h"
+#include "common/codec.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/str.h"
+#include "scheduler/names.h"
 #include "scheduler/shell.h"
 
 #define ADDRESSES_MAX 8u      /* in a token; an agent tries one after the other */
 #define RENEW_TRY_MS  3600000 /* after a renewal of our own certificate that failed */
+#define PARKED_MAX    256u /* submissions that wait for the name service; above, they do not wait */
+#define PARKED_BYTES  (64u << 20) /* the same */
 
 /* --- where we are --- */
 
@@ -147,8 +152,10 @@ static int on_identify(void *ctx, const struct remote_peer *peer, struct rpc_ide
 {
     struct shell *s = ctx;
     char text[LIMIT_REASON_BYTES];
-    int r = enrol_identify(s->enrol, s->core, peer, ret_who, err);
+    int r = enrol_identify(s->core, peer, ret_who, err);
 
+    if (r == 0 && s->names && ret_who->user[0] && ret_who->role != RPC_ROLE_NODE)
+        names_get(s->names, ret_who->user, &ret_who->uid, &ret_who->gid); /* ahead of a Submit */
     if (r < 0) {
         snprintf(text, sizeof(text), "%.*s, from %s", (int)strcspn(err->text, "\n"), err->text,
                  peer->address);
@@ -192,6 +199,96 @@ void shell_refresh_role(void *ctx, struct rpc_identity *who)
 
     if (who->is_local)
         who->role = is_host ? RPC_ROLE_ADMIN : coord_role(s->core, who->user);
+}
+
+/* --- submissions: the one call that wants the uid --- */
+
+struct parked {
+    struct parked *next;
+    struct rpc_event ev;
+    struct rpc_identity who;
+    ProtobufCMessage *msg;
+    size_t len;
+};
+
+static void parked_free(struct parked *p)
+{
+    protobuf_c_message_free_unpacked(p->msg, &codec_memory);
+    free(p);
+}
+
+static void parked_unlink(struct shell *s, struct parked **link)
+{
+    struct parked *p = *link;
+
+    *link = p->next;
+    if (!p->next)
+        s->parked_tail = link;
+    s->parked_count--;
+    s->parked_bytes -= p->len;
+}
+
+/* False: too many wait already, or there is nobody to wait for. */
+static bool park(struct shell *s, const struct rpc_event *ev)
+{
+    size_t len = protobuf_c_message_get_packed_size(ev->msg);
+
+    if (s->parked_count >= PARKED_MAX || s->parked_bytes + len > PARKED_BYTES)
+        return false;
+    AUTO_FREE uint8_t *packed = xcalloc(1, len + 1);
+    protobuf_c_message_pack(ev->msg, packed);
+    ProtobufCMessage *msg =
+        protobuf_c_message_unpack(ev->method->request, &codec_memory, len, packed);
+    CHECK(msg); /* packed here */
+    struct parked *p = xcalloc(1, sizeof(*p));
+    *p = (struct parked){.ev = *ev, .who = *ev->who, .msg = msg, .len = len};
+    p->ev.who = &p->who;
+    p->ev.msg = msg;
+    *s->parked_tail = p;
+    s->parked_tail = &p->next;
+    s->parked_count++;
+    s->parked_bytes += len;
+    return true;
+}
+
+/* In their order, as far as that concerns one user. */
+static void on_names(void *ctx)
+{
+    struct shell *s = ctx;
+
+    for (struct parked **link = &s->parked; *link;) {
+        struct parked *p = *link;
+        if (!names_get(s->names, p->who.user, &p->who.uid, &p->who.gid)) {
+            link = &p->next;
+            continue;
+        }
+        parked_unlink(s, link);
+        shell_on_call(s, &p->ev, NULL);
+        parked_free(p);
+    }
+}
+
+void shell_on_submit(void *ctx, const struct rpc_event *ev)
+{
+    struct shell *s = ctx;
+    struct rpc_identity who = *ev->who;
+    struct rpc_event named = *ev;
+
+    for (struct parked **link = &s->parked; *link; link = &(*link)->next) {
+        struct parked *p = *link;
+        if (p->ev.call != ev->call)
+            continue;
+        if (ev->type == RPC_CLOSED) { /* nobody waits for it any more: as if it had not come */
+            parked_unlink(s, link);
+            parked_free(p);
+        }
+        return;
+    }
+    bool is_waiting = ev->type == RPC_OPEN && s->names && !who.is_local &&
+                      !names_get(s->names, who.user, &who.uid, &who.gid);
+    named.who = &who; /* the answer may have come since the call was admitted */
+    if (!is_waiting || !park(s, &named))
+        shell_on_call(s, &named, NULL);
 }
 
 /* --- the calls of Trust that need a key --- */
@@ -277,6 +374,8 @@ int shell_remote_serve(struct shell *s, struct accel_error *err)
 
     if (!s->remote)
         return 0;
+    s->parked_tail = &s->parked;
+    s->names = names_create(s->loop, on_names, s);
     for (size_t i = 0; i < s->options->listen_count && r == 0; i++)
         r = serve(s, i, err);
     if (r < 0)
@@ -291,6 +390,12 @@ void shell_remote_stop(struct shell *s, void (*on_stopped)(void *ctx))
     if (!s->remote)
         return;
     loop_timer_close(&s->renew, NULL);
+    names_destroy(STEAL_PTR(s->names));
+    while (s->parked) { /* their callers are told that the connection is gone */
+        struct parked *p = s->parked;
+        parked_unlink(s, &s->parked);
+        parked_free(p);
+    }
     for (size_t i = 0; i < ARRAY_LEN(s->remotes); i++) {
         struct rpc_server *server = s->remotes[i];
         s->remotes[i] = NULL;

@@ -78,6 +78,21 @@ def credentials(site, name="root"):
     return {"ACCEL_CREDENTIALS": os.path.join(site.c.state_home, name + ".pem")}
 
 
+class SiteWithin(Site):
+    """A site whose coordinator is in a namespace."""
+
+    def __init__(self, c, prefix, env=None):
+        self.prefix, self.env = prefix, env
+        super().__init__(c)
+
+    def start_coordinator(self):
+        p = Process(self, "coordinator", "accel-coordinator", "--listen", "unix:" + self.socket,
+                    "--listen", "tcp:" + self.address, "--state-dir", self.state,
+                    prefix=self.prefix, env=self.env)
+        p.expect(" serves ")
+        return p.popen
+
+
 # ---- addresses ----
 
 
@@ -224,6 +239,38 @@ def slow_names(c, site):
         c.wait(job, 3)
         p.popen.terminate()
         p.ends(0)
+
+
+@test("the name service of the coordinator's host hangs: others are served, remote jobs are taken",
+      needs=cannot_mount, needs_root=True)
+def slow_accounts(c):
+    fifo, folder = c.path("nss"), os.path.join(os.environ["ACCEL_TEST_BUILD"], "tests", "lib")
+    os.mkfifo(fifo)
+    c.write("nsswitch", "passwd: files acceltest\ngroup: files\nhosts: files dns\n")
+    with namespace(c, "mount --bind nsswitch /etc/nsswitch.conf") as ns:
+        site = SiteWithin(c, ns, {"LD_LIBRARY_PATH": folder, "ACCEL_TEST_NSS": fifo})
+        try:
+            site.user("slow")
+            remote = {"ACCEL_COORDINATOR": site.address, "ACCEL_CREDENTIALS": os.path.join(
+                c.state_home, "slow.pem")}
+            submit = c.start("submit", "--name", "first", "true", env=remote)
+            with open(fifo, "w") as asked:  # somebody asks, and waits from here on
+                check_equal(c.jobs("-A"), [], "the coordinator answers meanwhile")
+                c.ok("admin", "status")
+                check_equal(submit.finish().rc, 0, "it is taken without an answer")
+                check("name service" in site.log("coordinator"), "it is told")
+                c.ok("submit", "--name", "second", "true", env=remote)
+                check_equal([(j["user"], j["uid"]) for j in c.jobs("-A")],
+                            [("slow", (1 << 32) - 1)] * 2, "by name, for nodes that know it")
+                asked.write("\n")
+            c.ok("ps", env=remote)
+            until(lambda: c.ok("submit", "true", env=remote) and 4242 in [
+                j["uid"] for j in c.jobs("-A")], "what it says in the end is used")
+            submit = c.start("submit", "true", env=remote)
+            check_equal(submit.finish().rc, 0, "from memory: nobody opens the FIFO")
+        finally:
+            site.close()
+            site.stop(site.coordinator)
 
 
 # ---- connections ----
@@ -508,21 +555,6 @@ def unwritable_renewal(c, site):
         p.expect("this node's certificate is renewed")
         p.popen.terminate()
         p.ends(0)
-
-
-class SiteWithin(Site):
-    """A site whose coordinator is in a namespace."""
-
-    def __init__(self, c, prefix):
-        self.prefix = prefix
-        super().__init__(c)
-
-    def start_coordinator(self):
-        p = Process(self, "coordinator", "accel-coordinator", "--listen", "unix:" + self.socket,
-                    "--listen", "tcp:" + self.address, "--state-dir", self.state,
-                    prefix=self.prefix)
-        p.expect(" serves ")
-        return p.popen
 
 
 @test("the coordinator's disk is full while a node enrols: refused, and the token is good later",
