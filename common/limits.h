@@ -48,6 +48,8 @@
 /* unsent bytes of one connection; above, the connection is closed */
 #define LIMIT_SEND_QUEUE_BYTES (128u << 20)
 #define LIMIT_CONNECTIONS 4096u /* of one listener; further ones are closed at accept */
+/* of those, one user's that is neither root nor ours; nobody keeps the others and nodes out */
+#define LIMIT_CONNECTIONS_PER_USER 512u
 #define LIMIT_CALLS_PER_CONNECTION 1024u /* open at once; RESOURCE_EXHAUSTED */
 #define LIMIT_REMOTE_CALLS 65536u /* open at once at one server of rpc_grpc; RESOURCE_EXHAUSTED */
 #define LIMIT_RPC_BACKLOG 511 /* listen(2) */
@@ -64,6 +66,11 @@
 #define LIMIT_LOG_CHUNK_BYTES 262144u /* one Logs.Read answer */
 /* parked Logs.Read calls on one agent; further ones get RESOURCE_EXHAUSTED */
 #define LIMIT_LOG_READS 4096u
+/* open Logs.Read calls of one user at the coordinator; further ones get RESOURCE_EXHAUSTED */
+#define LIMIT_LOG_READS_USER 1024u
+/* what the open reads of one agent may answer together, in its session; further ones are cut to less
+ * each. Its send queue holds twice as much */
+#define LIMIT_LOG_NODE_BYTES (64u << 20)
 #define LIMIT_INPUT_CHUNK_BYTES 65536u /* one Jobs.Input */
 
 /* --- several nodes --- */

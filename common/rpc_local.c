@@ -418,14 +418,24 @@ static const char *user_name(struct local_server *s, uint32_t uid)
     return u->name;
 }
 
+/* Goes through all only where there are so many that it matters. */
+static bool has_too_many(const struct local_server *s, uint32_t uid)
+{
+    size_t count = 0;
+    if (s->conns_count < LIMIT_CONNECTIONS_PER_USER || uid == 0 || uid == geteuid())
+        return s->conns_count >= LIMIT_CONNECTIONS;
+    for (struct rpc_list *node = s->conns.next; node != &s->conns; node = node->next)
+        count += CONTAINER_OF(node, struct local_conn, node)->conn.who.uid == uid;
+    return count >= LIMIT_CONNECTIONS_PER_USER || s->conns_count >= LIMIT_CONNECTIONS;
+}
+
 static void server_accept(struct local_server *s, int fd)
 {
     AUTO_CLOSE int owned = fd;
     struct ucred cred;
     socklen_t size = sizeof(cred);
-    if (s->conns_count >= LIMIT_CONNECTIONS)
-        return;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) != 0 || size != sizeof(cred))
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) != 0 || size != sizeof(cred) ||
+        has_too_many(s, cred.uid))
         return;
     AUTO_FREE struct local_conn *c = xcalloc(1, sizeof(*c));
     struct rpc_identity who = {

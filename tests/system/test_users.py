@@ -123,6 +123,34 @@ def follow_own(c):
     node.close()
 
 
+HOLD = """import socket, sys
+held = []
+for i in range(5000):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(sys.argv[1])
+    held.append(s)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@test("one user's connections keep nobody else out")
+def many_connections(c):
+    node = Shared(c)
+    os.chmod(c.dir, 0o711)
+    hold = subprocess.Popen(
+        ["sh", "-c", "ulimit -n 6000; exec setpriv --reuid games --clear-groups %s -c \"$0\" \"$1\""
+         % PYTHON, HOLD, node.socket[len("unix:"):]], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True)
+    check_equal(hold.stdout.readline(), "held\n", "connections")
+    fds = len(os.listdir("/proc/%d/fd" % node.coordinator.pid))
+    check(400 < fds < 800, "descriptors of the coordinator: %d", fds)
+    check_equal(node.run("nobody", "launch", "echo", "served").stdout, "served\n", "another user")
+    hold.stdin.close()
+    hold.wait(60)
+    node.close()
+
+
 @test("acceld is killed: the next one takes a user's job over, with its output")
 def adopted(c):
     node = Shared(c)
