@@ -185,7 +185,10 @@ struct call *call_new(struct coord *c, uint64_t id, enum call_kind kind)
 
     call->id = id;
     call->kind = kind;
-    call->user = kind != CALL_SESSION && c->who ? user_find(c, c->who->user) : NULL;
+    if (kind != CALL_SESSION)
+        call->user = c->for_user ? c->for_user : c->who ? user_find(c, c->who->user) : NULL;
+    if (kind == CALL_LOG && call->user)
+        call->user->log_reads++;
     HASH_ADD(hh, c->calls, id, sizeof(call->id), call);
     if (kind != CALL_SESSION)
         c->user_calls++;
@@ -211,6 +214,10 @@ void call_free(struct coord *c, struct call *call)
     if (call->kind != CALL_SESSION)
         c->user_calls--;
     HASH_DELETE(hh, c->calls, call);
+    if (call->kind == CALL_LOG && call->user)
+        call->user->log_reads--;
+    if (call->max_bytes)
+        call->node->log_bytes -= call->max_bytes;
     free(call->request);
     free(call->joined);
     free(call->only_user);

@@ -59,6 +59,7 @@ struct environment { /* shared by jobs; see record_environment */
 struct user {
     uint32_t uid; /* on the coordinator's host; UINT32_MAX: he has none there */
     char name[LIMIT_NAME_BYTES + 1];
+    uint32_t log_reads; /* CALL_LOG of his */
     uint8_t role;       /* Accel__V1__UserRole; NONE: he has no row, and the rights of a user */
     int64_t created_ms; /* of the row */
     UT_hash_handle hh;
@@ -193,6 +194,7 @@ struct node {
     struct stray *strays; /* while there are any, nothing is placed there */
     size_t stray_count;
     LIST_HEAD(, call) calls; /* reads and inputs it owes an answer for */
+    uint64_t log_bytes;   /* that the reads it was asked may answer */
     TAILQ_ENTRY(node) dirty;
     UT_hash_handle hh;
 };
@@ -212,8 +214,7 @@ enum call_kind { CALL_WATCH, CALL_LOG, CALL_LOG_PART, CALL_INPUT, CALL_EVENTS, C
 struct call { /* a call that was not answered in the step that opened it */
     uint64_t id;
     enum call_kind kind;
-    const struct user
-        *user;         /* whose; NULL: of a node, or of nobody who is known by a job or role */
+    struct user *user; /* whose; NULL: of a node, or of nobody who is known by a job or role */
     struct job *job;   /* CALL_WATCH, CALL_LOG, CALL_INPUT */
     struct node *node; /* CALL_LOG and CALL_INPUT once forwarded; CALL_SESSION once known */
     bool is_owner;     /* CALL_WATCH */
@@ -226,9 +227,10 @@ struct call { /* a call that was not answered in the step that opened it */
     LIST_HEAD(, call) parts;
     struct call *whole; /* CALL_LOG_PART */
     bool is_split, is_waiting, has_unended;
-    bool is_missing;  /* CALL_LOG_PART: nothing was asked, its node is away */
-    uint32_t attempt; /* CALL_LOG that is_split */
-    uint8_t *joined; /* packed answers, one after the other */
+    bool is_missing;    /* CALL_LOG_PART: nothing was asked, its node is away */
+    uint32_t attempt;   /* CALL_LOG that is_split */
+    uint32_t max_bytes; /* of the answer of the node that was asked; counted in node.log_bytes */
+    uint8_t *joined;    /* packed answers, one after the other */
     size_t joined_len;
     uint64_t filter_job; /* CALL_EVENTS */
     char filter_node[LIMIT_NAME_BYTES + 1];
@@ -327,6 +329,7 @@ struct coord {
 };
 
 /* coord.c: outputs of the running step. Messages are packed at once. */
+    struct user *for_user;          /* whose call is taken up again, whoever has called now */
 void out_send(struct coord *c, uint64_t call, const ProtobufCMessage *msg);
 void out_end(struct coord *c, uint64_t call,
              const ProtobufCMessage *msg); /* OK with a last message, or NULL */

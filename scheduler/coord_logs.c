@@ -109,18 +109,38 @@ static Accel__V1__LogReadRequest *part_request(struct coord *c, const struct sha
     return is_asked && share_had_process(s) ? part : NULL;
 }
 
-static void send_read(struct coord *c, struct node *n, uint64_t id, uint32_t attempt,
+#define PART_ID        (1ull << 63) /* above all numbers of the transport's calls */
+#define PART_BYTES_MIN 4096u        /* of one answer, where many share the room */
+
+/* All who wait are answered at once when something comes: together they must fit into the session.
+ * With much room everybody gets what he asks for. */
+static uint32_t take_room(struct call *call, uint32_t wanted)
+{
+    struct node *n = call->node;
+    uint64_t left = LIMIT_LOG_NODE_BYTES - MIN(n->log_bytes, LIMIT_LOG_NODE_BYTES);
+
+    CHECK(call->max_bytes == 0);
+    if (wanted == 0 || wanted > LIMIT_LOG_CHUNK_BYTES)
+        wanted = LIMIT_LOG_CHUNK_BYTES;
+    call->max_bytes = MAX((uint32_t)MIN(wanted, left / 4), MIN(wanted, PART_BYTES_MIN));
+    n->log_bytes += call->max_bytes;
+    return call->max_bytes;
+}
+
+static void send_read(struct coord *c, struct call *call, uint32_t attempt,
                       const Accel__V1__LogReadRequest *rq)
 {
+    Accel__V1__LogReadRequest cut = *rq;
     Accel__V1__LogRead read = ACCEL__V1__LOG_READ__INIT;
     Accel__V1__CoordDown down = ACCEL__V1__COORD_DOWN__INIT;
 
-    read.id = id;
+    cut.max_bytes = take_room(call, rq->max_bytes);
+    read.id = call->id;
     read.attempt = attempt;
-    read.request = (Accel__V1__LogReadRequest *)rq;
+    read.request = &cut;
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_LOG_READ;
     down.log_read = &read;
-    node_send(c, n, &down);
+    node_send(c, call->node, &down);
 }
 
 void log_part_cancel(struct coord *c, const struct call *part)
@@ -180,9 +200,6 @@ static void reply_missing(struct arena *arena, const struct attempt *a,
     ret->attempt = a->number;
     ret->missing_nodes = ARENA_ARRAY(arena, char *, a->share_count + 1);
 }
-
-#define PART_ID        (1ull << 63) /* above all numbers of the transport's calls */
-#define PART_BYTES_MIN 4096u        /* of one node's answer, where many share one */
 
 static void whole_join(struct call *whole, const Accel__V1__LogReadReply *reply)
 {
@@ -269,7 +286,7 @@ static void log_split(struct coord *c, uint64_t call_id, struct job *j, const st
         if (split.parts[i]) {
             struct call *part = part_new(c, whole, n);
             split.parts[i]->max_bytes = MAX(max_bytes / split.count, PART_BYTES_MIN);
-            send_read(c, n, part->id, a->number, split.parts[i]);
+            send_read(c, part, a->number, split.parts[i]);
         } else if (n && !n->session && rq->wait && part_request(c, &a->shares[i], rq)) {
             part_new(c, whole, n)->is_missing = true; /* it ends the read when it comes */
         }
@@ -358,7 +375,7 @@ static void log_forward(struct coord *c, uint64_t call_id, struct job *j, const 
     struct call *call = call_new(c, call_id, CALL_LOG);
     call_set_job(call, j);
     call_set_node(call, node_find(c, name));
-    send_read(c, call->node, call_id, a->number, rq);
+    send_read(c, call, a->number, rq);
 }
 
 void call_log_read(struct coord *c, const struct coord_event *ev)
@@ -368,6 +385,14 @@ void call_log_read(struct coord *c, const struct coord_event *ev)
 
     if (!j)
         return;
+    const struct user *u = user_find(c, ev->who->user);
+    if (u && u->log_reads >= LIMIT_LOG_READS_USER) {
+        out_fail(c, ev->call, ACCEL_EFULL,
+                 "%s has %u reads of output open\nwhy: that is the limit\ntry: end some accelctl"
+                 " logs -f",
+                 u->name, u->log_reads);
+        return;
+    }
     struct attempt *a = attempt_find(j, rq->attempt);
     if (!log_is_early(j, a)) {
         log_forward(c, ev->call, j, a, rq);
@@ -386,6 +411,21 @@ void call_log_read(struct coord *c, const struct coord_event *ev)
     call_park(c, ev->call, j, rq);
 }
 
+/* A parked read goes on, in a step that may be of anybody. */
+static void take_up(struct coord *c, struct call *call, struct job *j, const struct attempt *a,
+                    const Accel__V1__LogReadRequest *rq)
+{
+    uint64_t id = call->id;
+
+    c->for_user = call->user;
+    call_free(c, call);
+    if (a)
+        log_forward(c, id, j, a, rq);
+    else
+        log_nothing(c, id, 0);
+    c->for_user = NULL;
+}
+
 /* The job changed: reads parked for an attempt go on when it exists, or end when it never will. */
 void logs_attempt_changed(struct coord *c, struct job *j)
 {
@@ -399,12 +439,7 @@ void logs_attempt_changed(struct coord *c, struct job *j)
         const struct attempt *a = attempt_find(j, rq->attempt);
         if (log_is_early(j, a) && job_is_live(j))
             continue;
-        uint64_t id = call->id;
-        call_free(c, call);
-        if (a)
-            log_forward(c, id, j, a, rq);
-        else
-            log_nothing(c, id, 0);
+        take_up(c, call, j, a, rq);
     }
 }
 
@@ -494,14 +529,8 @@ static void resume_parked(struct coord *c, struct call *call)
 {
     const Accel__V1__LogReadRequest *rq = call_request(c, call);
     struct job *j = call->job;
-    uint64_t id = call->id;
-    const struct attempt *a = attempt_find(j, rq->attempt);
 
-    call_free(c, call);
-    if (a)
-        log_forward(c, id, j, a, rq);
-    else
-        log_nothing(c, id, 0);
+    take_up(c, call, j, attempt_find(j, rq->attempt), rq);
 }
 
 /* Its acceld is back: reads that waited for it go on. */

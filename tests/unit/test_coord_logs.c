@@ -216,6 +216,74 @@ static void test_who_is_removed_meanwhile(void **state)
     assert_string_equal(read_answer(call), "missing n1 ended"); /* nothing will ever come of it */
 }
 
+/* What a node was asked for, in bytes. */
+static uint32_t bytes_asked(uint64_t session)
+{
+    const struct coord_output *o = said_to(session);
+
+    assert_non_null(o);
+    Accel__V1__CoordDown *down = accel__v1__coord_down__unpack(NULL, o->len, o->data);
+    assert_int_equal(down->body_case, ACCEL__V1__COORD_DOWN__BODY_LOG_READ);
+    uint32_t bytes = down->log_read->request->max_bytes;
+    free_message(down);
+    return bytes;
+}
+
+/* Readers that wait are answered all at once, and must not break the session of the node. */
+static void test_many_readers_share_the_room(void **state)
+{
+    uint64_t total = 0;
+    uint32_t bytes = 0;
+
+    (void)state;
+    gang(1);
+    uint64_t first = read_logs(true, true);
+    assert_int_equal(bytes_asked(1), LIMIT_LOG_CHUNK_BYTES);
+    uint64_t first_id = first;
+    for (uint32_t i = 1; i < LIMIT_LOG_READS_USER - 1; i++) {
+        read_logs(true, true);
+        total += bytes = bytes_asked(1);
+        assert_true(bytes >= 4096);
+    }
+    assert_true(bytes < LIMIT_LOG_CHUNK_BYTES);
+    assert_true(total <= LIMIT_LOG_NODE_BYTES + LIMIT_LOG_READS_USER * 4096);
+    step_call(COORD_LOG_READ, RPC_CLOSED, first_id, &root, NULL); /* its room is free again */
+    hang_up(1);
+    uint64_t back = come_back("n0");
+    read_logs(true, true);
+    assert_int_equal(bytes_asked(back), LIMIT_LOG_CHUNK_BYTES);
+}
+
+static const struct rpc_identity bob = {
+    .role = RPC_ROLE_USER, .uid = 71, .user = "bob", .is_local = true};
+
+/* Parked or asked for, each counts as his until it is over, whoever brings it on its way. */
+static void test_one_user_has_so_many(void **state)
+{
+    Accel__V1__LogReadRequest rq = ACCEL__V1__LOG_READ_REQUEST__INIT;
+    uint64_t last = 0;
+
+    (void)state;
+    join("n0", 1);
+    job = submit_as(&bob, 1, NULL);
+    rq.job_id = job;
+    rq.attempt = 1;
+    rq.wait = true;
+    for (uint32_t i = 0; i < LIMIT_LOG_READS_USER; i++)
+        last = open_as(&bob, COORD_LOG_READ, &rq);
+    assert_string_equal(read_answer(last), "nothing yet");
+    uint64_t call = open_as(&bob, COORD_LOG_READ, &rq);
+    assert_answer(call, "EFULL: bob has 1024 reads of output open\nwhy: ");
+    say_started(1, job, 1, 0); /* all go to the node, in a step of its own */
+    call = open_as(&bob, COORD_LOG_READ, &rq);
+    assert_answer(call, "EFULL: bob has 1024 reads");
+    step_call(COORD_LOG_READ, RPC_CLOSED, last, &bob, NULL);
+    call = open_as(&bob, COORD_LOG_READ, &rq);
+    assert_string_equal(read_answer(call), "nothing yet");
+    read_logs(true, true); /* somebody else's */
+    assert_true(asked(1) != 0);
+}
+
 static void test_a_reader_that_goes(void **state)
 {
     (void)state;
@@ -237,6 +305,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_the_only_node_is_away, setup, teardown),
         cmocka_unit_test_setup_teardown(test_who_comes_back_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(test_who_is_removed_meanwhile, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_readers_share_the_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_user_has_so_many, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_reader_that_goes, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
