@@ -147,14 +147,25 @@ void mark_job(struct coord *c, struct job *j)
     j->dirty_at = (uint32_t)c->dirty_job_count;
 }
 
-void mark_attempt(struct coord *c, struct attempt *a, bool with_workers)
+static void attempt_is_dirty(struct coord *c, struct attempt *a)
 {
-    if (with_workers)
-        a->workers_dirty = true;
     if (a->is_dirty)
         return;
     a->is_dirty = true;
     TAILQ_INSERT_TAIL(&c->dirty_attempts, a, dirty);
+}
+
+void mark_attempt(struct coord *c, struct attempt *a, bool with_workers)
+{
+    a->row_dirty = true;
+    a->workers_dirty |= with_workers;
+    attempt_is_dirty(c, a);
+}
+
+void mark_workers(struct coord *c, struct attempt *a)
+{
+    a->workers_dirty = true;
+    attempt_is_dirty(c, a);
 }
 
 void mark_node(struct coord *c, struct node *n)
@@ -203,6 +214,10 @@ void call_free(struct coord *c, struct call *call)
         log_part_cancel(c, part);
         call_free(c, part);
     }
+    if (call->kind == CALL_LOG && call->user)
+        call->user->log_reads--;
+    if (call->max_bytes)
+        call->node->log_bytes -= call->max_bytes;
     if (call->whole)
         LIST_REMOVE(call, of_whole);
     if (call->job)
@@ -214,10 +229,6 @@ void call_free(struct coord *c, struct call *call)
     if (call->kind != CALL_SESSION)
         c->user_calls--;
     HASH_DELETE(hh, c->calls, call);
-    if (call->kind == CALL_LOG && call->user)
-        call->user->log_reads--;
-    if (call->max_bytes)
-        call->node->log_bytes -= call->max_bytes;
     free(call->request);
     free(call->joined);
     free(call->only_user);

@@ -118,6 +118,7 @@ static void worker_take(struct worker *w, const Accel__V1__Rank *m)
 
 static void ranks_take(struct share *s, Accel__V1__Rank *const *ranks, size_t count)
 {
+    s->is_written = false;
     for (size_t i = 0; i < count; i++) {
         uint32_t rank = ranks[i]->rank;
         if (rank >= s->first_rank && rank - s->first_rank < s->local_size)

@@ -111,46 +111,47 @@ static void collect_attempt(struct coord_batch *b, const struct attempt *at)
     };
 }
 
-static const struct share *share_of(const struct attempt *at, uint32_t rank)
-{
-    for (size_t i = 0; i < at->share_count; i++) {
-        const struct share *s = &at->shares[i];
-        if (rank >= s->first_rank && rank < s->first_rank + s->local_size)
-            return s;
-    }
-    return NULL;
-}
-
-/* Each once, when its node has said the last word on it. */
-static void collect_workers(struct coord_batch *b, struct attempt *at)
+static void collect_worker(struct coord_batch *b, const struct attempt *at, const struct share *s,
+                           struct worker *w)
 {
     struct arena *a = &b->arena;
+    struct record_worker *r = &record_add(b, RECORD_WORKER)->u.worker;
 
-    for (uint32_t i = 0; i < at->world_size; i++) {
-        struct worker *w = &at->workers[i];
-        const struct share *s = share_of(at, w->rank);
-        if (w->is_written || (at->end_ms == 0 && !(s && s->ended)))
+    w->is_written = true;
+    *r = (struct record_worker){
+        .job_id = at->job->id,
+        .attempt = at->number,
+        .rank = w->rank,
+        .node = text_dup(a, s->node_name),
+        .local_rank = w->local_rank,
+        .pid = w->pid,
+        .exited = w->exited,
+        .exit_code = w->exit_code,
+        .signal = w->signal,
+        .start_ms = w->start_ms,
+        .end_ms = w->end_ms,
+        .devices = text_dup(a, w->devices),
+        .error = text_dup(a, w->error),
+        .stderr_tail = blob_dup(a, w->stderr_tail, w->stderr_tail_len),
+        .stdout_path = path_blob(a, w->stdout_path),
+        .stderr_path = path_blob(a, w->stderr_path),
+    };
+}
+
+/* Each once, when its node has said the last word on it. A node at a time: this runs again for each
+ * of a thousand nodes that end one by one. */
+static void collect_workers(struct coord_batch *b, struct attempt *at)
+{
+    for (size_t i = 0; i < at->share_count; i++) {
+        struct share *s = &at->shares[i];
+        if (s->is_written || (at->end_ms == 0 && !s->ended))
             continue;
-        w->is_written = true;
-        struct record_worker *r = &record_add(b, RECORD_WORKER)->u.worker;
-        *r = (struct record_worker){
-            .job_id = at->job->id,
-            .attempt = at->number,
-            .rank = w->rank,
-            .node = text_dup(a, s ? s->node_name : NULL),
-            .local_rank = w->local_rank,
-            .pid = w->pid,
-            .exited = w->exited,
-            .exit_code = w->exit_code,
-            .signal = w->signal,
-            .start_ms = w->start_ms,
-            .end_ms = w->end_ms,
-            .devices = text_dup(a, w->devices),
-            .error = text_dup(a, w->error),
-            .stderr_tail = blob_dup(a, w->stderr_tail, w->stderr_tail_len),
-            .stdout_path = path_blob(a, w->stdout_path),
-            .stderr_path = path_blob(a, w->stderr_path),
-        };
+        s->is_written = true;
+        for (uint32_t k = 0; k < s->local_size && s->first_rank + k < at->world_size; k++) {
+            struct worker *w = &at->workers[s->first_rank + k];
+            if (!w->is_written)
+                collect_worker(b, at, s, w);
+        }
     }
 }
 
@@ -244,11 +245,11 @@ void coord_collect(struct coord *c, struct coord_batch *out)
     c->dirty_job_count = 0;
     while ((a = TAILQ_FIRST(&c->dirty_attempts))) {
         TAILQ_REMOVE(&c->dirty_attempts, a, dirty);
-        a->is_dirty = false;
-        collect_attempt(out, a);
+        if (a->row_dirty)
+            collect_attempt(out, a);
         if (a->workers_dirty)
             collect_workers(out, a);
-        a->workers_dirty = false;
+        a->is_dirty = a->row_dirty = a->workers_dirty = false;
     }
     while ((n = TAILQ_FIRST(&c->dirty_nodes))) {
         TAILQ_REMOVE(&c->dirty_nodes, n, dirty);

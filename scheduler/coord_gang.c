@@ -291,7 +291,7 @@ void gang_share_ended(struct coord *c, struct share *s)
         give_up(c, a);
         return;
     }
-    mark_attempt(c, a, true); /* its node forgets it once that is acknowledged */
+    mark_workers(c, a); /* its node forgets it once that is acknowledged */
     if (a->cause != ACCEL__V1__CAUSE__CAUSE_SUCCEEDED && a->job->state != JOB_STOPPING)
         stop_rest(c, a, a->cause, NULL);
 }
@@ -313,6 +313,7 @@ void gang_share_lost(struct coord *c, struct share *s, const char *text)
         a->cause = ACCEL__V1__CAUSE__CAUSE_NODE_LOST;
         a->first_failed_rank = -1;
         job_set_text(&a->text, text);
+        mark_attempt(c, a, false);
     }
     gang_share_ended(c, s);
 }
@@ -362,6 +363,8 @@ void gang_note_end(struct coord *c, struct attempt *a, const Accel__V1__AttemptE
     }
     if (!is_worse && !is_first && !is_older)
         return;
+    if (a->cause != cause || is_first || is_older)
+        mark_attempt(c, a, false);
     a->cause = cause;
     note_text(c, a, m);
 }

@@ -84,6 +84,7 @@ struct share {         /* what one node carries of an attempt */
     size_t device_count;
     char *isolation;               /* what its node enforces, a line each; soft */
     bool prepared, started, ended; /* prepared: in the present session, and waits for Go */
+    bool is_written;               /* its workers' rows are what they are */
     struct attempt *attempt;
     LIST_ENTRY(share) on_node; /* while !ended and node */
 };
@@ -110,8 +111,10 @@ struct attempt {
     size_t share_count;
     struct worker *workers;
     uint32_t world_size;
-    bool is_dirty, workers_dirty, was_interrupted; /* its user sent SIGINT */
-    struct fence *fence;                           /* coord_fence.c; NULL: none */
+    bool is_dirty; /* in coord.dirty_attempts, for: */
+    bool row_dirty, workers_dirty;
+    bool was_interrupted; /* its user sent SIGINT */
+    struct fence *fence;  /* coord_fence.c; NULL: none */
     TAILQ_ENTRY(attempt) of_job;
     TAILQ_ENTRY(attempt) dirty;
 };
@@ -191,10 +194,10 @@ struct node {
     LIST_HEAD(, share) shares;
     int64_t told_window_ms; /* of lines of the history about its devices; core's clock */
     uint32_t told_events, untold_events;
+    uint64_t log_bytes;   /* that the reads it was asked may answer */
     struct stray *strays; /* while there are any, nothing is placed there */
     size_t stray_count;
     LIST_HEAD(, call) calls; /* reads and inputs it owes an answer for */
-    uint64_t log_bytes;   /* that the reads it was asked may answer */
     TAILQ_ENTRY(node) dirty;
     UT_hash_handle hh;
 };
@@ -326,10 +329,10 @@ struct coord {
     struct arena loose_arena;
     struct coord_batch *out;        /* of the running step */
     const struct rpc_identity *who; /* same: of a call; else NULL */
+    struct user *for_user;          /* whose call is taken up again, whoever has called now */
 };
 
 /* coord.c: outputs of the running step. Messages are packed at once. */
-    struct user *for_user;          /* whose call is taken up again, whoever has called now */
 void out_send(struct coord *c, uint64_t call, const ProtobufCMessage *msg);
 void out_end(struct coord *c, uint64_t call,
              const ProtobufCMessage *msg); /* OK with a last message, or NULL */
@@ -340,6 +343,9 @@ void note_log(struct coord *c, const char *text);
 void note_drop(struct coord *c, const char *serial);
 void mark_job(struct coord *c, struct job *j);
 void mark_attempt(struct coord *c, struct attempt *a, bool with_workers);
+/* A node said the last word on its share: the rows of its workers tell that too (coord_load.c), so
+ * that of a gang on a thousand nodes the long row is not written a thousand times. */
+void mark_workers(struct coord *c, struct attempt *a);
 void mark_node(struct coord *c, struct node *n);
 struct record *mark_loose(struct coord *c, enum record_table table); /* strings from loose_arena */
 struct call *call_new(struct coord *c, uint64_t id, enum call_kind kind);

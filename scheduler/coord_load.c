@@ -84,7 +84,7 @@ static size_t count_lines(const char *text)
     return count;
 }
 
-/* "NODE FIRST_RANK LOCAL_SIZE DEVICE,DEVICE...", with a "!" in front once its end is known */
+/* "NODE FIRST_RANK LOCAL_SIZE DEVICE,DEVICE..."; a "!" in front: see load_share_end() */
 static bool load_share(struct coord *c, struct share *s, const char *line, size_t len)
 {
     char buf[LIMIT_NAME_BYTES + 1];
@@ -159,6 +159,16 @@ static char *blob_text(struct record_blob b)
     return text;
 }
 
+/* Rows of workers are written when their node has said the last word on them. */
+static void load_share_end(struct attempt *a, uint32_t rank)
+{
+    for (size_t i = 0; i < a->share_count && a->end_ms == 0; i++) {
+        struct share *s = &a->shares[i];
+        if (rank >= s->first_rank && rank - s->first_rank < s->local_size)
+            s->started = s->ended = true;
+    }
+}
+
 static void load_worker(struct coord *c, const struct record_worker *r)
 {
     struct job *j = job_find(c, r->job_id);
@@ -181,6 +191,7 @@ static void load_worker(struct coord *c, const struct record_worker *r)
     w->stderr_tail = r->stderr_tail.len ? xmemdup(r->stderr_tail.data, r->stderr_tail.len) : NULL;
     w->stderr_tail_len = r->stderr_tail.len;
     w->is_written = true;
+    load_share_end(a, r->rank);
     w->stdout_path = blob_text(r->stdout_path);
     w->stderr_path = blob_text(r->stderr_path);
 }

@@ -74,8 +74,9 @@ struct record_attempt {
     int32_t first_failed_rank;
     const char *master_addr;
     uint32_t master_port;
-    /* One line per node: "NODE FIRST_RANK LOCAL_SIZE DEVICE,DEVICE...". In a live attempt a "!" in
-     * front says that nothing of it is left there. */
+    /* One line per node: "NODE FIRST_RANK LOCAL_SIZE DEVICE,DEVICE...". In a live attempt nothing
+     * of it is left on nodes whose workers have rows; a "!" in front says so too, if the row was
+     * written since. */
     const char *placement;
 };
 struct record_worker {

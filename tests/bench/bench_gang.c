@@ -2,9 +2,10 @@
 /*
  * A gang over many nodes, both cores as the daemons link them, in one process and with every
  * message packed and unpacked: from the submission over PREPARE and GO until every rank's
- * environment is complete, and one signal to all of them. Beside it the work that no coordinator
- * could save, in the same run: one Start and one Go read by each node, and the environments built.
- * One JSON line per row. Usage: bench_gang [NODES [RANKS_PER_NODE]].
+ * environment is complete, a signal and a cancel to all of them, and the same for a job on JAX,
+ * whose contract names all nodes to each. Beside it the work that no coordinator could save, in the
+ * same run: one Start and one Go read by each node and the environments built, or the commands
+ * read. One JSON line per row. Usage: bench_gang [NODES [RANKS_PER_NODE]].
  */
 #include <stdio.h>
 #include <string.h>
@@ -41,7 +42,9 @@ static struct bench {
     struct coord_batch batch;
     struct messages to_coord, to_node;
     size_t downs[32], ups[32]; /* by kind of body */
-    uint64_t coord_ns, rows, environments;
+    size_t down_bytes;
+    uint64_t coord_ns, rows, environments, ended;
+    uint64_t calls;       /* of people, so far */
     struct messages kept; /* Start and Go of each node, for the bound */
     bool is_keeping;
 } b;
@@ -83,6 +86,9 @@ static Accel__V1__AttemptSpec *build(const struct node *n, const Accel__V1__Star
                                .master_addr = go->master_addr,
                                .master_port = go->master_port,
                                .pet_port = go->pet_port,
+                               .aux_port = go->aux_port,
+                               .peers = (const Accel__V1__Peer *const *)go->peers,
+                               .peer_count = go->n_peers,
                                .ifname = "eth0",
                                .node_name = n->name,
                                .incarnation = 1,
@@ -112,10 +118,27 @@ static void tell_started(size_t node, struct attempt_id id)
     node_step(node, &(struct agent_event){.type = AGENT_EV_STARTED, .id = id, .started = &started});
 }
 
+static void tell_ended(size_t node, struct attempt_id id, uint32_t cause)
+{
+    Accel__V1__ExitRecord record = ACCEL__V1__EXIT_RECORD__INIT;
+    record.stop_cause = cause;
+    for (size_t i = 0; i < b.rank_count; i++) {
+        Accel__V1__RankExit rank = ACCEL__V1__RANK_EXIT__INIT;
+        rank.rank = (uint32_t)(node * b.rank_count + i);
+        rank.exited = rank.stopped = true;
+        rank.signal = 15;
+        node_step(node, &(struct agent_event){.type = AGENT_EV_EXITED, .id = id, .exit = &rank});
+    }
+    node_step(node, &(struct agent_event){
+                        .type = AGENT_EV_GONE, .id = id, .record = &record, .exists = true});
+    b.ended++;
+}
+
 static void node_step(size_t node, struct agent_event *ev)
 {
     struct node *n = &b.nodes[node];
-    struct attempt_id prepared = {0}, launched = {0};
+    struct attempt_id prepared = {0}, launched = {0}, stopped = {0};
+    uint32_t cause = 0;
     ev->now_ms = 1000;
     ev->now_ns = bench_now_ns();
     agent_step(n->core, ev, &n->actions);
@@ -129,13 +152,20 @@ static void node_step(size_t node, struct agent_event *ev)
             launched = act->id;
             b.environments += build(n, act->start, act->go, &n->actions.arena)->n_ranks;
         }
+        if (act->type == AGENT_ACT_STOP) {
+            stopped = act->id;
+            cause = act->cause;
+        }
     }
     agent_actions_reset(&n->actions);
+    if (stopped.job_id)
+        tell_ended(node, stopped, cause);
     if (prepared.job_id)
         node_step(node, &(struct agent_event){.type = AGENT_EV_PREPARED,
                                               .id = prepared,
                                               .master_port = node ? 0 : 20000,
-                                              .pet_port = node ? 0 : 20001});
+                                              .pet_port = node ? 0 : 20001,
+                                              .aux_port = node ? 0 : 20002});
     if (launched.job_id)
         tell_started(node, launched);
 }
@@ -145,6 +175,7 @@ static void node_take(const struct message *m)
     Accel__V1__CoordDown *down = accel__v1__coord_down__unpack(NULL, m->len, m->data);
     CHECK(down && down->body_case < ARRAY_LEN(b.downs));
     b.downs[down->body_case]++;
+    b.down_bytes += m->len;
     bool is_start = down->body_case == ACCEL__V1__COORD_DOWN__BODY_START ||
                     down->body_case == ACCEL__V1__COORD_DOWN__BODY_GO;
     if (b.is_keeping && is_start)
@@ -233,14 +264,19 @@ static void join(size_t i)
     node_step(i, &(struct agent_event){.type = AGENT_EV_SESSION_OPEN});
 }
 
-static void submit(void)
+static uint64_t next_call(void)
+{
+    return b.node_count + ++b.calls;
+}
+
+static void submit(Accel__V1__Launcher launcher)
 {
     static char text[VARIABLES][80];
     ProtobufCBinaryData env[VARIABLES],
         argv[] = {{15, (uint8_t *)"/usr/bin/python"}, {8, (uint8_t *)"train.py"}};
     Accel__V1__SubmitRequest rq = ACCEL__V1__SUBMIT_REQUEST__INIT;
     Accel__V1__JobSpec spec = ACCEL__V1__JOB_SPEC__INIT;
-    uint8_t id[LIMIT_REQUEST_ID_BYTES] = {1};
+    uint8_t id[LIMIT_REQUEST_ID_BYTES] = {1, (uint8_t)launcher};
     for (size_t i = 0; i < VARIABLES; i++) {
         memset(text[i], 'x', sizeof(text[i]));
         env[i] = (ProtobufCBinaryData){sizeof(text[i]), (uint8_t *)text[i]};
@@ -254,9 +290,10 @@ static void submit(void)
     spec.nodes = (uint32_t)b.node_count;
     spec.procs_per_node = (uint32_t)b.rank_count;
     spec.device_kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+    spec.launcher = launcher;
     rq.request_id = (ProtobufCBinaryData){sizeof(id), id};
     rq.spec = &spec;
-    coord_take(COORD_SUBMIT, RPC_OPEN, b.node_count + 1, &rq.base);
+    coord_take(COORD_SUBMIT, RPC_OPEN, next_call(), &rq.base);
 }
 
 static size_t sum(const size_t *counts)
@@ -292,14 +329,27 @@ static uint64_t bound_ns(void)
     return bench_now_ns() - from_ns;
 }
 
-static void bench_start(void)
+static void begin(void)
 {
     memset(b.downs, 0, sizeof(b.downs));
     memset(b.ups, 0, sizeof(b.ups));
+    b.down_bytes = b.coord_ns = b.rows = b.environments = b.ended = 0;
+}
+
+static void forget_kept(void)
+{
+    for (struct message *m; (m = STAILQ_FIRST(&b.kept));) {
+        STAILQ_REMOVE_HEAD(&b.kept, link);
+        free(m);
+    }
+}
+
+static void bench_start(const char *name, Accel__V1__Launcher launcher)
+{
+    begin();
     b.is_keeping = true;
-    b.coord_ns = b.rows = 0;
     uint64_t from_ns = bench_now_ns();
-    submit();
+    submit(launcher);
     run();
     uint64_t took_ns = bench_now_ns() - from_ns;
     CHECK(b.environments == b.node_count * b.rank_count);
@@ -307,41 +357,71 @@ static void bench_start(void)
     b.is_keeping = false;
     size_t messages = sum(b.downs) + sum(b.ups);
     double bound = (double)bound_ns();
-    printf("{\"row\": \"gang: submit to every rank's environment and RUNNING\", \"nodes\": %zu, "
+    forget_kept();
+    printf("{\"row\": \"%s: submit to every rank's environment and RUNNING\", \"nodes\": %zu, "
            "\"ranks\": %zu, \"ms\": %.1f, \"coordinator_ms\": %.1f, \"messages\": %zu, "
-           "\"messages_per_node\": %.2f, \"rows\": %llu, \"bound_ms\": %.1f, "
-           "\"ratio_to_bound\": %.2f}\n",
-           b.node_count, b.node_count * b.rank_count, (double)took_ns / 1e6,
+           "\"messages_per_node\": %.2f, \"bytes_per_node\": %.0f, \"rows\": %llu, "
+           "\"bound_ms\": %.1f, \"ratio_to_bound\": %.2f}\n",
+           name, b.node_count, b.node_count * b.rank_count, (double)took_ns / 1e6,
            (double)b.coord_ns / 1e6, messages, (double)messages / (double)b.node_count,
-           (unsigned long long)b.rows, bound / 1e6, (double)took_ns / bound);
+           (double)b.down_bytes / (double)b.node_count, (unsigned long long)b.rows, bound / 1e6,
+           (double)took_ns / bound);
 }
 
-static void bench_signal(void)
+/* From the call until the last node's message is packed, and the bound: that many of this size
+ * read. */
+static void bench_fan_out(const char *name, enum coord_method method, const ProtobufCMessage *rq,
+                          Accel__V1__CoordDown__BodyCase body)
 {
-    Accel__V1__SignalRequest rq = ACCEL__V1__SIGNAL_REQUEST__INIT;
     struct message *m;
-    rq.job_id = 1;
-    rq.signo = 10;
-    b.coord_ns = 0;
+    begin();
     uint64_t from_ns = bench_now_ns();
-    coord_take(COORD_SIGNAL, RPC_OPEN, b.node_count + 2, &rq.base);
+    coord_take(method, RPC_OPEN, next_call(), rq);
     uint64_t out_ns = bench_now_ns() - from_ns;
     size_t count = 0;
-    from_ns = bench_now_ns(); /* the bound: that many messages of this size, copied and read */
+    from_ns = bench_now_ns();
     STAILQ_FOREACH(m, &b.to_node, link)
     {
         Accel__V1__CoordDown *down = accel__v1__coord_down__unpack(NULL, m->len, m->data);
-        CHECK(down && down->body_case == ACCEL__V1__COORD_DOWN__BODY_SIGNAL);
+        CHECK(down && down->body_case == body);
         accel__v1__coord_down__free_unpacked(down, NULL);
         count++;
     }
     double bound = (double)(bench_now_ns() - from_ns);
     CHECK(count == b.node_count);
-    run();
-    printf("{\"row\": \"gang: fan-out of a signal\", \"nodes\": %zu, \"messages\": %zu, "
-           "\"us\": %.1f, \"us_per_node\": %.3f, \"bound_us\": %.1f, \"ratio_to_bound\": %.2f}\n",
-           b.node_count, count, (double)out_ns / 1e3, (double)out_ns / 1e3 / (double)count,
+    printf("{\"row\": \"%s\", \"nodes\": %zu, \"messages\": %zu, \"us\": %.1f, "
+           "\"us_per_node\": %.3f, \"bound_us\": %.1f, \"ratio_to_bound\": %.2f}\n",
+           name, b.node_count, count, (double)out_ns / 1e3, (double)out_ns / 1e3 / (double)count,
            bound / 1e3, (double)out_ns / bound);
+}
+
+static void bench_signal(void)
+{
+    Accel__V1__SignalRequest rq = ACCEL__V1__SIGNAL_REQUEST__INIT;
+    rq.job_id = 1;
+    rq.signo = 10;
+    bench_fan_out("gang: fan-out of a signal", COORD_SIGNAL, &rq.base,
+                  ACCEL__V1__COORD_DOWN__BODY_SIGNAL);
+    run();
+}
+
+/* The nodes' ranks are gone as soon as they are told. */
+static void bench_cancel(uint64_t job_id)
+{
+    Accel__V1__CancelRequest rq = ACCEL__V1__CANCEL_REQUEST__INIT;
+    uint8_t id[LIMIT_REQUEST_ID_BYTES] = {2, (uint8_t)job_id};
+    rq.request_id = (ProtobufCBinaryData){sizeof(id), id};
+    rq.job_ids = &job_id;
+    rq.n_job_ids = 1;
+    bench_fan_out("gang: fan-out of a cancel", COORD_CANCEL, &rq.base,
+                  ACCEL__V1__COORD_DOWN__BODY_STOP);
+    uint64_t from_ns = bench_now_ns();
+    run();
+    CHECK(b.ended == b.node_count);
+    printf("{\"row\": \"gang: cancel to the end on every node\", \"nodes\": %zu, \"ms\": %.1f, "
+           "\"coordinator_ms\": %.1f, \"messages_per_node\": %.2f, \"rows\": %llu}\n",
+           b.node_count, (double)(bench_now_ns() - from_ns) / 1e6, (double)b.coord_ns / 1e6,
+           (double)(sum(b.downs) + sum(b.ups)) / (double)b.node_count, (unsigned long long)b.rows);
 }
 
 static size_t argument(int argc, char **argv, int at, unsigned usual, unsigned max)
@@ -372,8 +452,11 @@ int main(int argc, char **argv)
         join(i);
     run();
     CHECK(coord_nodes_ready(b.coord) == b.node_count);
-    bench_start();
+    bench_start("gang", ACCEL__V1__LAUNCHER__LAUNCHER_AUTO);
     bench_signal();
+    bench_cancel(1);
+    bench_start("gang of JAX", ACCEL__V1__LAUNCHER__LAUNCHER_JAX);
+    bench_cancel(2);
     fflush(stdout);
     _exit(0); /* a hundred MB of objects, which the kernel takes back faster */
 }

@@ -63,10 +63,15 @@ static void committed_attempt(struct world *w, const struct record *rec)
                 r->attempt, r->job_id);
     b->attempts[r->attempt].is_written = true;
     b->attempts[r->attempt].is_ended = r->end_ms > 0;
-    for (uint32_t i = 0; i < w->config.node_count; i++) {
-        char ended[32];
-        snprintf(ended, sizeof(ended), "!%s ", w->nodes[i].name);
-        if (strstr(r->placement, ended))
+}
+
+/* Its node has said the last word on it. */
+static void committed_worker(struct world *w, const struct record *rec)
+{
+    const struct record_worker *r = &rec->u.worker;
+    struct world_book *b = book_of(w, r->job_id);
+    for (uint32_t i = 0; i < w->config.node_count && !rec->is_delete; i++) {
+        if (strcmp(r->node, w->nodes[i].name) == 0)
             b->attempts[r->attempt].ended_nodes |= 1u << i;
     }
 }
@@ -79,6 +84,8 @@ void books_committed(struct world *w, const struct store_txn *txn)
             committed_job(w, rec);
         if (rec->table == RECORD_ATTEMPT)
             committed_attempt(w, rec);
+        if (rec->table == RECORD_WORKER)
+            committed_worker(w, rec);
     }
 }
 
