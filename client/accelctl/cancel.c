@@ -12,7 +12,7 @@
 #include "client/accelctl/submit.h"
 
 struct outcome {
-    size_t ended, failed;
+    size_t ended, failed, denied; /* denied: of the failed */
 };
 
 static void on_count(void *ctx, const ProtobufCMessage *msg)
@@ -36,11 +36,14 @@ static void on_cancelled(void *ctx, const ProtobufCMessage *msg)
         out->failed++;
         snprintf(prefix, sizeof prefix, "job %llu", (unsigned long long)one->job_id);
         bool is_named = strstr(one->error, prefix) != NULL; /* "job 7 has ended" */
+        bool is_denied = strstr(one->error, "belongs to") != NULL;
+        out->denied += is_denied;
         bool has_ended = strstr(one->error, "has ended") != NULL;
         snprintf(text, sizeof text, "%s%s%s%s%s", is_named ? "" : prefix, is_named ? "" : ": ",
                  one->error,
-                 has_ended ? "\nwhy: nothing of it is left to end\ntry: accelctl describe "
-                           : "\ntry: accelctl ps -aA",
+                 has_ended   ? "\nwhy: nothing of it is left to end\ntry: accelctl describe "
+                 : is_denied ? "\nwhy: only its owner and operators end it\ntry: ask one of them"
+                             : "\ntry: accelctl ps -aA",
                  has_ended ? prefix + 4 : "");
         cli_error_text(text);
     }
@@ -100,7 +103,9 @@ static int cancel_with(struct cli *cli, struct session *session, uint64_t *ids)
         return cli_error(&err);
     if (cli->is_verbose || (req.all_mine && isatty(STDERR_FILENO)))
         cli_say("%zu job%s stopping", out.ended, out.ended == 1 ? "" : "s");
-    return out.failed > 0 ? EXIT_CODE_FAILED : EXIT_CODE_OK;
+    if (out.failed == 0)
+        return EXIT_CODE_OK;
+    return out.denied == out.failed ? EXIT_CODE_DENIED : EXIT_CODE_FAILED;
 }
 
 int verb_cancel(struct cli *cli)

@@ -77,7 +77,7 @@ static const char *advice_of(int code)
     switch (code) {
     case ACCEL_EINVAL: return "accelctl help";
     case ACCEL_EPERM:
-    case ACCEL_EUNAUTH: return "as the owner, or ask an operator: accelctl user ls";
+    case ACCEL_EUNAUTH: return "ask its owner, an operator or an admin";
     case ACCEL_ENOENT: return "accelctl ps -aA, accelctl nodes";
     case ACCEL_EFULL: return "less at a time";
     case ACCEL_ENOSPC: return "make room on that disk";

@@ -4,13 +4,14 @@
 answered with what is meant where it does not."""
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from accel_test import check, check_equal, main, test  # noqa: E402
+from accel_test import ROOT, check, check_equal, main, test  # noqa: E402
 
 
 def check_form(result, what):
@@ -127,6 +128,32 @@ def completion_live(c):
     finally:
         os.close(fd)
         os.waitpid(pid, 0)
+
+
+@test("exit codes: help, the manual and README name the same, and they are what happens")
+def exit_codes(c):
+    told = set(re.findall(r"^  (\d+)(?:\+N)? ", c.ok("help", "exit-codes").out, re.M))
+    check_equal(told, {"0", "1", "2", "4", "5", "124", "125", "126", "127", "128", "130"}, "help")
+    with open(os.path.join(ROOT, "docs", "man", "accel-exit-codes.7"), encoding="utf-8") as f:
+        check_equal(set(re.findall(r"^\.B (\d+)(?: \+ N)?$", f.read(), re.M)), told, "manual")
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
+        rows = re.findall(r"^\| ([\d, -]+) \| ", f.read(), re.M)
+    named = set(re.findall(r"\d+", " ".join(rows)))
+    check(named >= told - {"1", "128"} | {"255"}, "README (1-255 are the rank's): %s", rows)
+    script = c.write("not-executable", "#!/bin/sh\n")
+    for code, words in ((0, ["launch", "true"]), (1, ["describe", "99"]), (2, ["launch", "-Z"]),
+                        (5, ["ps", "--coordinator", "unix:" + c.path("nobody")]),
+                        (124, ["launch", "--time", "200ms", "sleep", "1000"]),
+                        (125, ["launch", "--gpus", "4000", "true"]), (126, ["launch", script]),
+                        (127, ["launch", "no-such-program"]),
+                        (137, ["launch", "--wrap", "kill -9 $$"]),
+                        (3, ["launch", "--wrap", "exit 3"])):
+        c.fails(code, *words)
+    other = {"ACCEL_EXIT_ERROR": "99"}
+    c.fails(99, "launch", "--gpus", "4000", "true", env=other)
+    pending = c.submit("--procs", "16", "sleep", "1000")
+    c.ok("cancel", "--kill", pending)
+    c.fails(130, "wait", pending)
 
 
 @test("every error says what to try, also those of the system and of limits")

@@ -112,6 +112,9 @@ def follow_own(c):
         stdout=subprocess.PIPE)
     first = json.loads(watch.stdout.readline())
     node.run("games", "launch", "--name", "secret", "true")
+    for verb in ("describe", "logs", "cancel", "events"):
+        told = node.run("nobody", verb, "2", rc=4).stderr
+        check("belongs to games" in told and "\ntry: " in told, "%s: %s", verb, told)
     node.run("nobody", "launch", "--name", "mine", "true")
     seen = [first]
     while not (seen[-1]["job_id"] == 3 and seen[-1]["kind"] == "job.ended"):
