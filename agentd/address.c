@@ -1,20 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The node's own address. Neighbour: shell.c. Nothing is sent: a UDP socket that is connected has
- * asked the routing table, no more.
+ * The node's own address. Neighbour: shell.c. Nothing is sent, and no name server asked, which may
+ * hang: a UDP socket that is connected has asked the routing table, no more; and where the
+ * coordinator has a name, the connection to it stands, and its socket is among ours.
  */
 #include "agentd/address.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <ifaddrs.h>
+#include <limits.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/base.h"
+#include "common/remote.h"
 #include "common/str.h"
 
 static const void *bytes_of(const struct sockaddr *addr, size_t *ret_len)
@@ -77,22 +82,6 @@ static int parse_wanted(const char *text, struct sockaddr_storage *ret, struct a
     return error_set(err, ACCEL_EINVAL, "--address %s: not a numeric address of this host", text);
 }
 
-/* "HOST:PORT" or "[V6]:PORT" */
-static int split(const char *text, char *host, size_t host_size, char *port, size_t port_size)
-{
-    const char *colon = strrchr(text, ':');
-    bool is_bracketed = text[0] == '[';
-    if (!colon || colon == text || (is_bracketed && colon[-1] != ']'))
-        return ACCEL_EINVAL;
-    size_t len = (size_t)(colon - text) - (is_bracketed ? 2 : 0);
-    if (len >= host_size || strlen(colon + 1) >= port_size)
-        return ACCEL_EINVAL;
-    memcpy(host, text + is_bracketed, len);
-    host[len] = 0;
-    str_copy(port, port_size, colon + 1);
-    return 0;
-}
-
 static int local_address_toward(const struct addrinfo *to, struct sockaddr_storage *ret)
 {
     socklen_t len = sizeof(*ret);
@@ -102,22 +91,77 @@ static int local_address_toward(const struct addrinfo *to, struct sockaddr_stora
     return getsockname(fd, (struct sockaddr *)ret, &len) < 0 ? ACCEL_EUNAVAIL : 0;
 }
 
-static int find_toward(const char *target, struct node_address *ret, struct accel_error *err)
+/* One of both families shows IPv4 addresses as ::ffff:A.B.C.D (RFC 4291, 2.5.5.2). */
+static void unmap(struct sockaddr_storage *a)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_DGRAM}, *list = NULL;
+    const struct sockaddr_in6 v6 = *(const struct sockaddr_in6 *)a;
+    struct sockaddr_in *v4 = (struct sockaddr_in *)a;
+    if (a->ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr))
+        return;
+    memset(a, 0, sizeof(*a));
+    v4->sin_family = AF_INET;
+    v4->sin_port = v6.sin6_port;
+    memcpy(&v4->sin_addr, v6.sin6_addr.s6_addr + 12, sizeof(v4->sin_addr));
+}
+
+static bool is_connected_to(int fd, in_port_t port, struct sockaddr_storage *ret_local)
+{
+    struct sockaddr_storage peer;
+    socklen_t peer_len = sizeof(peer), local_len = sizeof(*ret_local);
+    int type = 0;
+    socklen_t type_len = sizeof(type);
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) < 0 || type != SOCK_STREAM ||
+        getpeername(fd, (struct sockaddr *)&peer, &peer_len) < 0 ||
+        getsockname(fd, (struct sockaddr *)ret_local, &local_len) < 0)
+        return false;
+    bool is_there =
+        (peer.ss_family == AF_INET && ((struct sockaddr_in *)&peer)->sin_port == port) ||
+        (peer.ss_family == AF_INET6 && ((struct sockaddr_in6 *)&peer)->sin6_port == port);
+    unmap(ret_local);
+    return is_there;
+}
+
+/* The newest of our connections to this port: an older one may be on its way out. */
+static int local_address_of_connection(in_port_t port, struct sockaddr_storage *ret)
+{
+    DIR *dir = opendir("/proc/self/fd");
     struct sockaddr_storage local;
-    char host[256], port[8];
-    if (split(target, host, sizeof(host), port, sizeof(port)) < 0)
-        return error_set(err, ACCEL_EINVAL, "%s is not HOST:PORT", target);
-    int sys = getaddrinfo(host, port, &hints, &list);
-    if (sys)
-        return error_set(err, ACCEL_EUNAVAIL, "%s: %s", host, gai_strerror(sys));
-    int r = ACCEL_EUNAVAIL;
-    for (const struct addrinfo *i = list; i && r < 0; i = i->ai_next)
-        r = local_address_toward(i, &local);
-    freeaddrinfo(list);
+    const struct dirent *e;
+    ino_t newest = 0;
+    uint64_t fd;
+    while (dir && (e = readdir(dir))) {
+        struct stat st;
+        if (parse_u64(e->d_name, 0, INT_MAX, &fd) < 0 || fstat((int)fd, &st) < 0 ||
+            !S_ISSOCK(st.st_mode) || st.st_ino < newest || !is_connected_to((int)fd, port, &local))
+            continue;
+        newest = st.st_ino;
+        *ret = local;
+    }
+    if (dir)
+        closedir(dir);
+    return newest ? 0 : ACCEL_EUNAVAIL;
+}
+
+static int find_toward(const char *coordinator, struct node_address *ret, struct accel_error *err)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_DGRAM, .ai_flags = AI_NUMERICHOST}, *list = NULL;
+    struct remote_address to;
+    struct sockaddr_storage local;
+    char port[8];
+    int r = remote_address_parse(coordinator, &to, err);
     if (r < 0)
-        return error_set(err, r, "there is no way to %s", host);
+        return r;
+    snprintf(port, sizeof(port), "%u", to.port);
+    r = ACCEL_EUNAVAIL;
+    if (getaddrinfo(to.host, port, &hints, &list) == 0) {
+        for (const struct addrinfo *i = list; i && r < 0; i = i->ai_next)
+            r = local_address_toward(i, &local);
+        freeaddrinfo(list);
+    } else {
+        r = local_address_of_connection(htons(to.port), &local);
+    }
+    if (r < 0)
+        return error_set(err, r, "there is no way to %s", to.host);
     return fill((struct sockaddr *)&local, ret, err);
 }
 
@@ -130,7 +174,7 @@ int node_address_find(const char *coordinator, const char *wanted, struct node_a
         return r < 0 ? r : fill((struct sockaddr *)&addr, ret, err);
     }
     if (strncmp(coordinator, "tcp:", 4) == 0)
-        return find_toward(coordinator + 4, ret, err);
+        return find_toward(coordinator, ret, err);
     *ret = (struct node_address){"127.0.0.1", "lo"};
     return 0;
 }

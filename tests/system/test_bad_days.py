@@ -241,6 +241,71 @@ def slow_names(c, site):
         p.ends(0)
 
 
+class OnceServer(SilentServer):
+    """A name server that answers the first question of each kind for a name, and then no more."""
+
+    def __init__(self, name, address):
+        super().__init__()
+        self.sock.settimeout(None)
+        self.question = b"".join(bytes([len(p)]) + p.encode() for p in name.split(".")) + b"\0"
+        self.packed = socket.inet_aton(address)
+        self.kinds, self.unanswered = set(), 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            query, peer = self.sock.recvfrom(4096)
+            kind = query[12 + len(self.question):][:2]
+            if query[12:][:len(self.question)] != self.question or kind in self.kinds:
+                self.unanswered += 1
+                continue
+            self.kinds.add(kind)
+            body = query[12:12 + len(self.question) + 4]  # RFC 1035, 4.1; no answer to AAAA
+            answer = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + self.packed if kind == b"\0\1" else b""
+            self.sock.sendto(query[:2] + b"\x81\x80\0\1" + (b"\0\1" if answer else b"\0\0") +
+                             b"\0\0\0\0" + body + answer, peer)
+
+
+@site_test("a name server that answers once: acceld serves and hears signals when it is silent",
+           needs=cannot_mount, needs_root=True)
+def names_once(c, site):
+    site.stop(site.acceld("n1", token=site.token()))
+    server = OnceServer("coordinator.test", "127.0.0.1")
+    c.write("hosts", "127.0.0.1 localhost\n")
+    c.write("resolv", "nameserver %s\noptions timeout:60 attempts:1\n" % server.address)
+    c.write("nsswitch", "passwd: files\ngroup: files\nhosts: files dns\n")
+    told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    told.bind(c.path("notify"))
+    told.settimeout(DEADLINE_S)
+
+    def expect(word):
+        while word not in told.recv(4096).split(b"\n"):
+            pass
+    with namespace(c, "mount --bind hosts /etc/hosts; mount --bind resolv /etc/resolv.conf;"
+                   " mount --bind nsswitch /etc/nsswitch.conf") as ns:
+        there = "coordinator.test:%d" % site.port
+        how = {"prefix": ns, "env": {"NOTIFY_SOCKET": c.path("notify"), "WATCHDOG_USEC": "500000"}}
+        p = acceld(site, "n1", "--coordinator", there, **how)
+        p.expect("welcomed")
+        expect(b"READY=1")
+        check("the node's address stays" not in p.log(), "its address: %s", p.log())
+        check_equal([n["address"] for n in c.ok("nodes", "-o", "json").json()["items"]],
+                    ["127.0.0.1"], "where others dial it")
+        site.coordinator.kill()
+        site.coordinator.wait()
+        until(lambda: server.unanswered > 0, "it asks for the name again")
+        for _ in range(3):
+            expect(b"WATCHDOG=1")
+        p.popen.terminate()
+        p.ends(0)
+        p = acceld(site, "n1", "--coordinator", there, **how)  # now from the start
+        expect(b"READY=1")
+        expect(b"WATCHDOG=1")
+        p.popen.terminate()
+        p.ends(0)
+    told.close()
+
+
 @test("the name service of the coordinator's host hangs: others are served, remote jobs are taken",
       needs=cannot_mount, needs_root=True)
 def slow_accounts(c):
