@@ -7,6 +7,7 @@
 #include "client/accelctl/spec.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -304,6 +305,58 @@ static const char *where_else(struct builder *b, const char *name)
     return path && access(path, F_OK) == 0 ? quoted(b, path) : "ls, from this directory";
 }
 
+/* Is the coordinator, and so its nodes, on another machine, which has other directories? */
+static bool is_remote(const struct builder *b)
+{
+    const char *address = option_given(b->o, OPT_COORDINATOR)
+                              ? b->o->v[OPT_COORDINATOR].text
+                              : spec_getenv(b->caller->environment, "ACCEL_COORDINATOR", 17);
+
+    return address && address[0] != '\0' && strncmp(address, "unix:", 5) != 0;
+}
+
+/* Where the shell would have known better: a line, a variable, a word of its own; or NULL. */
+static const char *meant_for_shell(struct builder *b, const char *name)
+{
+    static const char *const words[] = {"cd", "exec", "export", "eval", "set", "source", "ulimit"};
+    size_t len = strcspn(name, "=");
+
+    if (name[len] == '=' && len > 0 && strcspn(name, "/ ") > len)
+        return arena_printf(b->a, "--env %s", quoted(b, name));
+    if (strchr(name, ' '))
+        return arena_printf(b->a, "--wrap %s", quoted(b, name));
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        if (strcmp(words[i], name) == 0)
+            return arena_printf(b->a, "--wrap '%s ...'", name);
+    }
+    return NULL;
+}
+
+#define FIRST_LINE_BYTES 256 /* what Linux reads of it (BINPRM_BUF_SIZE) */
+
+/* A script whose first line names what is not there fails with a word about the script itself. */
+static int check_first_line(struct builder *b, const char *name)
+{
+    char line[FIRST_LINE_BYTES + 1] = "";
+    AUTO_CLOSE int fd = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+    if (fd < 0 || read(fd, line, FIRST_LINE_BYTES) < 3 || line[0] != '#' || line[1] != '!')
+        return 0;
+    char *program = line + 2 + strspn(line + 2, " \t");
+
+    line[strcspn(line, "\n")] = '\0';
+    if (line[strlen(line) - 1] == '\r')
+        return not_executable(b, name, "its lines end as those of Windows",
+                              arena_printf(b->a, "sed -i 's/\\r$//' %s", quoted(b, name)));
+    program[strcspn(program, " \t")] = '\0';
+    if (program[0] != '/' || access(program, F_OK) == 0 || is_remote(b))
+        return 0;
+    return not_executable(
+        b, name,
+        arena_printf(b->a, "its first line names %s, which is not there", quoted(b, program)),
+        "another first line, such as #!/usr/bin/env bash");
+}
+
 static int add_program(struct builder *b, const char *name)
 {
     char *denied = NULL;
@@ -319,13 +372,21 @@ static int add_program(struct builder *b, const char *name)
         if (denied)
             return not_executable(b, denied, "it is not marked executable",
                                   "chmod +x, or another program");
+        const char *for_shell = meant_for_shell(b, name);
+
         return not_found(b, name, "it is in no directory of PATH",
                          access(name, F_OK) == 0 ? arena_printf(b->a, "./%s", name)
+                         : for_shell             ? for_shell
                                                  : "the full path of the program");
     }
-    if (stat(name, &st) < 0)
-        return errno == EACCES ? not_executable(b, name, strerror(errno), "another program")
-                               : not_found(b, name, strerror(errno), where_else(b, name));
+    if (stat(name, &st) < 0) {
+        int sys = errno;
+        const char *for_shell = meant_for_shell(b, name);
+
+        return sys == EACCES
+                   ? not_executable(b, name, strerror(sys), "another program")
+                   : not_found(b, name, strerror(sys), for_shell ? for_shell : where_else(b, name));
+    }
     if (S_ISDIR(st.st_mode))
         return not_executable(b, name, "it is a directory", "the program in it");
     if (access(name, X_OK) < 0)
@@ -334,7 +395,7 @@ static int add_program(struct builder *b, const char *name)
                                   ? arena_printf(b->a, "sh %s", quoted(b, name))
                                   : arena_printf(b->a, "chmod +x %s", quoted(b, name)));
     add_arg(b, name);
-    return 0;
+    return check_first_line(b, name);
 }
 
 static int add_python(struct builder *b)
@@ -349,8 +410,12 @@ static int add_script(struct builder *b, const char *script)
     struct stat st;
     int r;
 
-    if (stat(script, &st) < 0)
-        return not_found(b, script, strerror(errno), where_else(b, script));
+    if (stat(script, &st) < 0) {
+        int sys = errno;
+        const char *for_shell = meant_for_shell(b, script);
+
+        return not_found(b, script, strerror(sys), for_shell ? for_shell : where_else(b, script));
+    }
     if (S_ISDIR(st.st_mode))
         return not_executable(b, script, "it is a directory", "the script in it");
     if (access(script, R_OK) < 0)
@@ -451,16 +516,6 @@ static int build_name(struct builder *b)
         "try: --name %s",
         quoted(b, b->spec->name), LIMIT_NAME_BYTES, default_name(b));
     return fail_with(b, EXIT_CODE_USAGE);
-}
-
-/* Is the coordinator, and so its nodes, on another machine, which has other directories? */
-static bool is_remote(const struct builder *b)
-{
-    const char *address = option_given(b->o, OPT_COORDINATOR)
-                              ? b->o->v[OPT_COORDINATOR].text
-                              : spec_getenv(b->caller->environment, "ACCEL_COORDINATOR", 17);
-
-    return address && address[0] != '\0' && strncmp(address, "unix:", 5) != 0;
 }
 
 /* Of /a/b.%j/c that is /a: what must be there before a rank can be started. */

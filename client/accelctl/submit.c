@@ -5,6 +5,7 @@
  */
 #include "client/accelctl/submit.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -83,6 +84,28 @@ static void make_absolute(struct submission *s, const char *cwd)
     }
 }
 
+#define SCRIPT_HEAD_BYTES 4096 /* #SBATCH lines stand before the first command */
+
+/* Who brings a script of Slurm must not find out later that what it asks for was passed over. */
+static void warn_of_sbatch(const Accel__V1__JobSpec *spec)
+{
+    for (size_t i = 0; i < spec->n_argv && i < 2; i++) { /* job.sh, or sh job.sh */
+        char head[SCRIPT_HEAD_BYTES + 1];
+        const char *name = (const char *)spec->argv[i].data;
+        AUTO_CLOSE int fd = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+        ssize_t n = fd < 0 ? -1 : read(fd, head, SCRIPT_HEAD_BYTES);
+
+        if (n <= 2 || memcmp(head, "#!", 2) != 0)
+            continue;
+        head[n] = '\0';
+        if (strstr(head, "\n#SBATCH")) {
+            cli_say("the #SBATCH lines of %s are not read; accelctl help slurm says how to say it",
+                    name);
+            return;
+        }
+    }
+}
+
 int submission_prepare(const struct cli *cli, struct submission *s)
 {
     char cwd[PATH_MAX];
@@ -105,6 +128,7 @@ int submission_prepare(const struct cli *cli, struct submission *s)
         cli_error_text(err.text);
         return code;
     }
+    warn_of_sbatch(&s->spec);
     if (option_given(&cli->opt, OPT_SYNC)) {
         if (pack(&cli->opt, s, &err) < 0)
             return cli_error(&err);

@@ -156,6 +156,25 @@ def exit_codes(c):
     c.fails(130, "wait", pending)
 
 
+@test("what a shell would have taken is told how to be said; a broken first line and #SBATCH too")
+def programs(c):
+    c.write("job.sh", "#!/bin/sh\n#SBATCH -N 2\necho ran\n", mode=0o755)
+    c.write("crlf.sh", "#!/bin/sh\r\necho ran\r\n", mode=0o755)
+    c.write("gone.sh", "#!/no/such/shell -e\necho ran\n", mode=0o755)
+    for code, word, wanted in (
+            (127, "python train.py", "try: --wrap 'python train.py'"),
+            (127, "A=1", "try: --env A=1"), (127, "cd", "try: --wrap 'cd ...'"), (127, "./no such", "try: --wrap './no such'"),
+            (126, "./crlf.sh", "why: its lines end as those of Windows"),
+            (126, "./gone.sh", "why: its first line names /no/such/shell, which is not there")):
+        result = c.fails(code, "launch", word)
+        check(wanted in result.err, "%s: %s", word, result)
+        check_form(result, word)
+    for words in (["./job.sh"], ["sh", "job.sh"]):
+        result = c.ok("launch", *words)
+        check("#SBATCH lines of" in result.err and result.out == "ran\n", "%s: %s", words, result)
+    check_equal(c.ok("launch", "true").err, "", "nothing to say")
+
+
 @test("every error says what to try, also those of the system and of limits")
 def errors(c):
     c.counts_starts = False
@@ -164,6 +183,10 @@ def errors(c):
     result = c.fails(1, prefix=["bash", "-c", 'exec "$0" help > /dev/full'])
     check_form(result, "a full disk")
     check("why: No space left" in result.err and "make room" in result.err, "%s", result)
+    for limit in range(8, 14):  # too few descriptors for a connection, and then for its loop
+        few = c.run("version", "-o", "json", prefix=[
+            "bash", "-c", 'ulimit -n %d; exec "$0" ps --coordinator unix:/nobody' % limit])
+        check(few.rc in (1, 5, 127), "ulimit -n %d: %s", limit, few)
     c.counts_starts = True
     gate = c.gate("gate")
     lost = c.fails(1, "launch", "--wrap", "echo one; read x < %s" % gate.path,
