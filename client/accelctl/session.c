@@ -275,9 +275,13 @@ static int open_with(const struct cli *cli, bool may_start, struct session **ret
     int r;
 
     s = xcalloc(1, sizeof *s);
+    r = uv_loop_init(&s->loop);
+    if (r < 0) {
+        free(STEAL_PTR(s)); /* there is no loop to close it in */
+        return error_sys(err, -r, "cannot begin to talk to the coordinator");
+    }
     s->may_start = may_start;
     s->agent.ready_fd = s->agent.lock_fd = -1;
-    uv_loop_init(&s->loop);
     uv_timer_init(&s->loop, &s->retry);
     s->retry.data = s;
     s->retry.timer_cb = on_retry;
