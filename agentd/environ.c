@@ -94,21 +94,15 @@ static int collect_devices(const struct environ_input *in, struct arena *a,
 #define RANK_NAMES_MAX   (32 + TPU_VARS_MAX)
 
 /* The names of all nodes as Slurm writes them; this node's own where it is the only one. */
-static int build_nodelist(const struct environ_input *in, struct arena *a, char **ret_text,
+static int check_nodelist(const struct environ_input *in, const char **ret_text,
                           struct accel_error *err)
 {
-    AUTO_STR struct str list;
-    const char **names = ARENA_ARRAY(a, const char *, in->peer_count + 1);
-    str_init(&list);
-    for (size_t i = 0; i < in->peer_count; i++)
-        names[i] = in->peers[i]->name;
-    names[in->peer_count] = in->node_name;
-    environ_compress_names(names, in->peer_count ? in->peer_count : 1, &list);
-    if (list.len + sizeof("SLURM_STEP_NODELIST=") > LIMIT_ARG_BYTES)
+    const char *list = in->node_list && in->node_list[0] ? in->node_list : in->node_name;
+    if (strlen(list) + sizeof("SLURM_STEP_NODELIST=") > LIMIT_ARG_BYTES)
         return error_set(err, ACCEL_EINVAL,
-                         "the names of %zu nodes do not fit in one variable (%zu bytes)",
-                         in->peer_count, list.len);
-    *ret_text = arena_strdup(a, list.data);
+                         "the names of %" PRIu32 " nodes do not fit in one variable (%zu bytes)",
+                         in->start->node_count, strlen(list));
+    *ret_text = list;
     return 0;
 }
 
@@ -118,9 +112,9 @@ static int build_common(const struct environ_input *in, const struct environ_gpu
 {
     const Accel__V1__JobSpec *job = in->start->spec;
     bool is_jax = job->launcher == ACCEL__V1__LAUNCHER__LAUNCHER_JAX;
-    char *nodelist = NULL;
+    const char *nodelist = NULL;
     struct env_list e;
-    int r = is_jax || job->slurm_env ? build_nodelist(in, a, &nodelist, err) : 0;
+    int r = is_jax || job->slurm_env ? check_nodelist(in, &nodelist, err) : 0;
     if (r < 0)
         return r;
     env_init(&e, a, job->n_env + COMMON_NAMES_MAX);

@@ -23,10 +23,10 @@ struct environ_input {
     uint32_t master_port;
     uint32_t pet_port; /* for a torchrun inside the job; 0: no PET_* variables */
     uint32_t aux_port; /* of JAX's (or the TPU runtime's) coordinator; 0: none was leased */
-    /* All nodes of the gang in order of node rank. May be empty on one node, and where neither the
-     * launcher nor --slurm-env nor TPUs want them. */
+    /* All nodes of the gang in order of node rank; empty where it is not on TPUs. */
     const Accel__V1__Peer *const *peers;
     size_t peer_count;
+    const char *node_list, *tasks_per_node; /* as in Go; NULL or "": this node's own */
     const struct tpu_host *tpu_host; /* NULL: known from the devices alone */
     uint64_t incarnation;
     const char *attempts_dir;

@@ -46,8 +46,5 @@ int environ_set_tpu_rank(struct env_list *e, const struct environ_input *in,
 void environ_set_slurm(struct env_list *e, const struct environ_input *in,
                        const struct environ_gpus *gpus, const char *nodelist);
 void environ_set_slurm_rank(struct env_list *e, uint32_t rank, uint32_t local_rank);
-/* The names as Slurm writes a list of hosts, "n[1-3,7],gpu[09-10]", in the order given (which is
- * that of the ranks: Slurm's own lists are sorted, ours name node rank 0 first). */
-void environ_compress_names(const char *const *names, size_t count, struct str *out);
 
 #endif

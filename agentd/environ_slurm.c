@@ -1,120 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What srun would set, for scripts that look for nothing else (--slurm-env), and how Slurm writes
- * lists. Opt-in: DeepSpeed, submitit, NeMo and Lightning act on these names. Pure. Neighbour:
- * environ.c. Names and forms: srun(1), "OUTPUT ENVIRONMENT VARIABLES".
+ * What srun would set, for scripts that look for nothing else (--slurm-env). Opt-in: DeepSpeed,
+ * submitit, NeMo and Lightning act on these names. Pure. Neighbour: environ.c. Names and forms:
+ * srun(1), "OUTPUT ENVIRONMENT VARIABLES".
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "agentd/environ_contract.h"
-
-#define DIGITS_MAX 9 /* of a number in a host list: fits in 32 bits */
-
-/* ---- lists of hosts ---- */
-
-struct host { /* a name as prefix and number; width 0: no number at its end */
-    const char *name;
-    size_t prefix_len, width;
-    uint32_t number;
-};
-
-static struct host parse_host(const char *name)
-{
-    size_t len = strlen(name), digits = 0;
-    struct host h = {.name = name, .prefix_len = len};
-    while (digits < len && name[len - digits - 1] >= '0' && name[len - digits - 1] <= '9')
-        digits++;
-    if (digits == 0 || digits > DIGITS_MAX || digits == len)
-        return h;
-    h.prefix_len = len - digits;
-    h.width = digits;
-    for (const char *p = name + h.prefix_len; *p; p++)
-        h.number = h.number * 10 + (uint32_t)(*p - '0');
-    return h;
-}
-
-static bool is_same_prefix(const struct host *a, const struct host *b)
-{
-    return a->width && b->width && a->prefix_len == b->prefix_len &&
-           memcmp(a->name, b->name, a->prefix_len) == 0;
-}
-
-/* Is b written as the one after a in a range that begins with so many digits? */
-static bool is_next(const struct host *a, const struct host *b, size_t width)
-{
-    char text[DIGITS_MAX + 2];
-    if (b->number != a->number + 1)
-        return false;
-    snprintf(text, sizeof(text), "%0*" PRIu32, (int)width, b->number);
-    return strcmp(text, b->name + b->prefix_len) == 0;
-}
-
-/* The numbers of hosts [from, to), all of one prefix: "1-3,7". */
-static void add_numbers(const char *const *names, size_t from, size_t to, struct str *out)
-{
-    for (size_t i = from; i < to;) {
-        struct host first = parse_host(names[i]), last = first;
-        size_t end = i + 1;
-        for (; end < to; end++) {
-            struct host next = parse_host(names[end]);
-            if (!is_next(&last, &next, first.width))
-                break;
-            last = next;
-        }
-        if (i > from)
-            str_addc(out, ',');
-        str_adds(out, first.name + first.prefix_len);
-        if (end - i > 1) {
-            str_addc(out, '-');
-            str_adds(out, last.name + last.prefix_len);
-        }
-        i = end;
-    }
-}
-
-void environ_compress_names(const char *const *names, size_t count, struct str *out)
-{
-    for (size_t i = 0; i < count;) {
-        struct host first = parse_host(names[i]);
-        size_t end = i + 1;
-        for (; end < count; end++) {
-            struct host next = parse_host(names[end]);
-            if (!is_same_prefix(&first, &next))
-                break;
-        }
-        if (i)
-            str_addc(out, ',');
-        if (end - i == 1) {
-            str_adds(out, names[i]);
-        } else {
-            str_add(out, first.name, first.prefix_len);
-            str_addc(out, '[');
-            add_numbers(names, i, end, out);
-            str_addc(out, ']');
-        }
-        i = end;
-    }
-}
-
-/* ---- the variables ---- */
-
-/* "4(x2),2": runs of equal numbers in order of node rank. */
-static void add_tasks(const struct environ_input *in, struct str *out)
-{
-    size_t count = MAX(in->peer_count, (size_t)1);
-    for (size_t i = 0; i < count;) {
-        uint32_t size = in->peer_count ? in->peers[i]->local_size : in->start->local_size;
-        size_t end = i + 1;
-        while (end < in->peer_count && in->peers[end]->local_size == size)
-            end++;
-        str_addf(out, "%s%" PRIu32, i ? "," : "", size);
-        if (end - i > 1)
-            str_addf(out, "(x%zu)", end - i);
-        i = end;
-    }
-}
 
 static void set_counts(struct env_list *e, const struct environ_input *in)
 {
@@ -124,15 +18,17 @@ static void set_counts(struct env_list *e, const struct environ_input *in)
                                               "SLURM_STEP_NUM_NODES"};
     static const char *const per_node[] = {"SLURM_TASKS_PER_NODE", "SLURM_STEP_TASKS_PER_NODE"};
     const Accel__V1__Start *s = in->start;
-    AUTO_STR struct str tasks;
-    str_init(&tasks);
-    add_tasks(in, &tasks);
+    const char *tasks = in->tasks_per_node;
+    char own[16];
+    snprintf(own, sizeof(own), "%" PRIu32, s->local_size);
+    if (!tasks || !tasks[0])
+        tasks = own;
     for (size_t i = 0; i < ARRAY_LEN(tasks_names); i++)
         env_set(e, tasks_names[i], "%" PRIu32, s->world_size);
     for (size_t i = 0; i < ARRAY_LEN(nodes_names); i++)
         env_set(e, nodes_names[i], "%" PRIu32, s->node_count);
     for (size_t i = 0; i < ARRAY_LEN(per_node); i++)
-        env_set(e, per_node[i], "%s", tasks.data);
+        env_set(e, per_node[i], "%s", tasks);
     env_set(e, "SLURM_NTASKS_PER_NODE", "%" PRIu32, s->local_size);
     if (s->spec->cpus_per_proc)
         env_set(e, "SLURM_CPUS_PER_TASK", "%" PRIu32, s->spec->cpus_per_proc);

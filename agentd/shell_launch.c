@@ -157,6 +157,8 @@ static int launch(struct shell *s, const Accel__V1__Start *start, const Accel__V
         .aux_port = go ? go->aux_port : h->aux_port,
         .peers = go ? (const Accel__V1__Peer *const *)go->peers : NULL,
         .peer_count = go ? go->n_peers : 0,
+        .node_list = go ? go->node_list : NULL,
+        .tasks_per_node = go ? go->tasks_per_node : NULL,
         .incarnation = s->config.state->incarnation,
         .attempts_dir = s->config.state->attempts_dir,
         .private_tmp = s->config.private_tmp,

@@ -7,6 +7,7 @@
  * the devices. Nothing of the two steps is persisted: an attempt that is found at the start counts
  * as launched, and what its nodes do not have of it is lost.
  */
+#include "common/hostlist.h"
 #include "scheduler/coord_internal.h"
 
 static void set_ref(const struct coord *c, const struct attempt *a, Accel__V1__AttemptRef *ret)
@@ -74,9 +75,30 @@ void gang_start(struct coord *c, struct attempt *a)
 
 /* --- Prepared and Go --- */
 
-static bool wants_peers(const struct attempt *a, const Accel__V1__JobSpec *spec)
+/* Contracts that name all nodes to each: only these pay for it. */
+static bool wants_names(const Accel__V1__JobSpec *spec)
 {
-    return spec->launcher != ACCEL__V1__LAUNCHER__LAUNCHER_AUTO || spec->slurm_env || a->is_on_tpus;
+    return spec->launcher == ACCEL__V1__LAUNCHER__LAUNCHER_JAX || spec->slurm_env;
+}
+
+static void add_names(struct coord *c, const struct attempt *a, Accel__V1__Go *go)
+{
+    AUTO_STR struct str list = {0}, tasks = {0};
+    const char **names = ARENA_ARRAY(&c->out->arena, const char *, a->share_count);
+
+    str_init(&list);
+    str_init(&tasks);
+    for (size_t i = 0; i < a->share_count; i++)
+        names[i] = a->shares[i].node_name;
+    hostlist_add(names, a->share_count, &list);
+    for (size_t i = 0, end; i < a->share_count; i = end) {
+        for (end = i + 1; end < a->share_count; end++)
+            if (a->shares[end].local_size != a->shares[i].local_size)
+                break;
+        hostlist_add_run(&tasks, a->shares[i].local_size, end - i);
+    }
+    go->node_list = arena_strdup(&c->out->arena, list.data);
+    go->tasks_per_node = arena_strdup(&c->out->arena, tasks.data);
 }
 
 static void add_peers(struct coord *c, const struct attempt *a, Accel__V1__Go *go)
@@ -89,10 +111,7 @@ static void add_peers(struct coord *c, const struct attempt *a, Accel__V1__Go *g
         const Accel__V1__Slice *slice = node_slice(s->node);
         Accel__V1__Peer *peer = ARENA_NEW(arena, Accel__V1__Peer);
         accel__v1__peer__init(peer);
-        peer->name = s->node_name;
         peer->address = s->node->address ? s->node->address : (char *)"";
-        peer->first_rank = s->first_rank;
-        peer->local_size = s->local_size;
         if (slice) {
             peer->slice = slice->name;
             peer->slice_worker = slice->worker;
@@ -116,7 +135,9 @@ static void send_go(struct coord *c, struct attempt *a, struct share *only)
     go.master_port = a->master_port;
     go.pet_port = a->pet_port;
     go.aux_port = a->aux_port;
-    if (wants_peers(a, spec))
+    if (wants_names(spec))
+        add_names(c, a, &go);
+    if (a->is_on_tpus)
         add_peers(c, a, &go);
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_GO;
     down.go = &go;

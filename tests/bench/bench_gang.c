@@ -89,6 +89,8 @@ static Accel__V1__AttemptSpec *build(const struct node *n, const Accel__V1__Star
                                .aux_port = go->aux_port,
                                .peers = (const Accel__V1__Peer *const *)go->peers,
                                .peer_count = go->n_peers,
+                               .node_list = go->node_list,
+                               .tasks_per_node = go->tasks_per_node,
                                .ifname = "eth0",
                                .node_name = n->name,
                                .incarnation = 1,

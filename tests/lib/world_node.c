@@ -90,6 +90,8 @@ static int build_spec(struct world_node *n, const struct agent_action *act, stru
         .pet_port = go ? go->pet_port : n->port_next++,
         .peers = go ? (const Accel__V1__Peer *const *)go->peers : NULL,
         .peer_count = go ? go->n_peers : 0,
+        .node_list = go ? go->node_list : NULL,
+        .tasks_per_node = go ? go->tasks_per_node : NULL,
         .ifname = "lo",
         .node_name = n->name,
         .incarnation = n->incarnation,

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "agentd/environ_contract.h"
+#include "common/hostlist.h"
 #include "common/limits.h"
 #include "common/str.h"
 
@@ -267,23 +268,14 @@ static void test_names_of_each_contract(void **state)
 /* 2 nodes of 4 ranks, this is the second. */
 static void two_nodes(void)
 {
-    static Accel__V1__Peer peers[2];
-    static const Accel__V1__Peer *list[2] = {&peers[0], &peers[1]};
-    for (uint32_t i = 0; i < 2; i++) {
-        accel__v1__peer__init(&peers[i]);
-        peers[i].name = (char *)(i ? "n2" : "n1");
-        peers[i].address = (char *)(i ? "10.0.0.2" : "10.0.0.1");
-        peers[i].first_rank = i * 4;
-        peers[i].local_size = 4;
-    }
     f.start.world_size = 8;
     f.start.local_size = f.start.first_rank = 4;
     f.start.node_rank = 1;
     f.start.node_count = 2;
     f.in.node_name = "n2";
     f.in.master_addr = "10.0.0.1";
-    f.in.peers = list;
-    f.in.peer_count = 2;
+    f.in.node_list = "n[1-2]";
+    f.in.tasks_per_node = "4(x2)";
     f.in.aux_port = 20003;
 }
 
@@ -369,7 +361,7 @@ static void test_slurm(void **state)
     assert_value("SLURM_GPUS_ON_NODE", "2");
     assert_value("SLURM_CPUS_PER_TASK", "3");
     assert_string_equal(rank_value(3, "SLURM_PROCID"), "7");
-    f.in.peer_count = 0; /* one node knows itself */
+    f.in.node_list = f.in.tasks_per_node = NULL; /* one node knows itself */
     build();
     assert_value("SLURM_JOB_NODELIST", "n2");
     assert_value("SLURM_TASKS_PER_NODE", "4");
@@ -388,7 +380,7 @@ static void assert_compressed(const char *names, const char *expected)
             *p++ = 0;
     }
     str_init(&out);
-    environ_compress_names(list, count, &out);
+    hostlist_add(list, count, &out);
     assert_string_equal(out.data, expected);
 }
 
@@ -408,20 +400,26 @@ static void test_host_lists(void **state)
     assert_compressed("n4294967295 n4294967296", "n4294967295,n4294967296");
 }
 
+static void test_runs(void **state)
+{
+    AUTO_STR struct str out = {0};
+    (void)state;
+    str_init(&out);
+    hostlist_add_run(&out, 4, 2);
+    hostlist_add_run(&out, 2, 1);
+    hostlist_add_run(&out, 4294967295u, 1280);
+    assert_string_equal(out.data, "4(x2),2,4294967295(x1280)");
+}
+
 static void test_long_node_list(void **state)
 {
-    enum { COUNT = 4000 };
-    Accel__V1__Peer *peers = arena_alloc(&f.arena, COUNT * sizeof(*peers));
-    const Accel__V1__Peer **list = arena_alloc(&f.arena, COUNT * sizeof(*list));
+    AUTO_STR struct str list = {0};
     (void)state;
-    for (size_t i = 0; i < COUNT; i++) {
-        accel__v1__peer__init(&peers[i]);
-        peers[i].name = arena_printf(&f.arena, "node-%zu-with-a-name-of-some-length", i);
-        peers[i].local_size = 1;
-        list[i] = &peers[i];
-    }
-    f.in.peers = list;
-    f.in.peer_count = COUNT;
+    str_init(&list);
+    for (size_t i = 0; i < 4000; i++)
+        str_addf(&list, "node-%zu-with-a-name-of-some-length,", i);
+    f.in.node_list = list.data;
+    f.start.node_count = 4000;
     build(); /* not asked for */
     f.spec.slurm_env = true;
     assert_int_equal(environ_build(&f.in, &f.arena, &f.built, &f.err), ACCEL_EINVAL);
@@ -583,6 +581,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_mpi, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slurm, setup, teardown),
         cmocka_unit_test_setup_teardown(test_host_lists, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_runs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_node_list, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_the_user_set_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(test_debian_torchrun, setup, teardown),
