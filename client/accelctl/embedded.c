@@ -438,6 +438,15 @@ static int connect_by_lock(struct places *p, int *ret_fd)
     return 0;
 }
 
+static int unusable(struct accel_error *err, const char *what, const char *variable)
+{
+    const struct accel_error why = *err;
+
+    return error_set(err, why.code,
+                     "cannot use the %s directory\nwhy: %.*s\ntry: export %s=a directory of yours",
+                     what, (int)strcspn(why.text, "\n"), why.text, variable);
+}
+
 static int start_under_lock(struct places *p, int *ret_fd, struct accel_error *err)
 {
     AUTO_CLOSE int lock_fd = -1;
@@ -445,10 +454,10 @@ static int start_under_lock(struct places *p, int *ret_fd, struct accel_error *e
     int r = path_make_private(p->runtime, err);
 
     if (r < 0)
-        return error_wrap(err, r, "cannot use the runtime directory");
+        return unusable(err, "runtime", "XDG_RUNTIME_DIR");
     r = path_make_private(p->state, err);
     if (r < 0)
-        return error_wrap(err, r, "cannot use the state directory");
+        return unusable(err, "state", "XDG_STATE_HOME");
     snprintf(lock, sizeof lock, "%s/start.lock", p->runtime);
     r = path_lock(lock, true, &lock_fd, err);
     if (r < 0)

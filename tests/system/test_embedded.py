@@ -128,6 +128,7 @@ def squatted():
         os.chown(place, 1, 1)
         del c.env["XDG_RUNTIME_DIR"]
         result = c.run("launch", "true")
+        check("why: " in result.err and "try: export XDG_RUNTIME_DIR=" in result.err, "%s", result)
         check_equal(result.rc, 4, str(result))
         check(place in result.err, "the error names the directory: %s", result)
         check_equal(c.processes(), {}, "daemons")
