@@ -68,8 +68,8 @@
 #define LIMIT_LOG_READS 4096u
 /* open Logs.Read calls of one user at the coordinator; further ones get RESOURCE_EXHAUSTED */
 #define LIMIT_LOG_READS_USER 1024u
-/* what the open reads of one agent may answer together, in its session; further ones are cut to less
- * each. Its send queue holds twice as much */
+/* what the open reads of one agent may answer together, in its session; more of them get less each.
+ * Its send queue holds twice as much */
 #define LIMIT_LOG_NODE_BYTES (64u << 20)
 #define LIMIT_INPUT_CHUNK_BYTES 65536u /* one Jobs.Input */
 
@@ -90,6 +90,9 @@
 /* a deadline found so much later shows that the process stood still; then silence is not counted */
 #define LIMIT_STANDSTILL_MS 1000
 #define LIMIT_SESSION_GRACE_MS 1000 /* a session that reset waits this long for the next acceld */
+/* an accelctl that holds a job may be away for so long (it comes back by itself in seconds); then
+ * its --kill-on-disconnect job, or the input of rank 0, is ended */
+#define LIMIT_OWNER_GRACE_MS 30000
 #define LIMIT_IDLE_EXIT_MS 60000 /* an embedded daemon with nothing to do exits after this */
 /* a failed commit is retried after this, doubling up to the next */
 #define LIMIT_STORE_RETRY_MIN_MS 100

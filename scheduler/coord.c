@@ -255,6 +255,8 @@ static void call_closed(struct coord *c, uint64_t id)
     call_free(c, call);
     if (owned && owned->kill_on_disconnect && job_is_live(owned))
         job_apply(c, owned, JOB_EV_CANCEL, NULL);
+    else if (owned)
+        orphan_wait(c, owned);
 }
 
 /* --- the step --- */
@@ -317,6 +319,7 @@ static void step_tick(struct coord *c)
         case TIMER_GANG_PREPARE:
             gang_prepare_timeout(c, CONTAINER_OF(t, struct attempt, prepare));
             break;
+        case TIMER_ORPHAN: orphan_timeout(c, t); break;
         case TIMER_PRUNE: break; /* below */
         }
     }
@@ -334,6 +337,7 @@ static void forgive_standstill(struct coord *c, int64_t now_ms)
     for (struct node *n = c->nodes; n; n = n->hh.next)
         if (n->grace.node.pos)
             heap_set(&c->timers, &n->grace.node, n->grace.node.key + now_ms - c->now_ms);
+    orphans_shift(c, now_ms - c->now_ms);
     if (c->config.trace)
         trace_add(c->config.trace, now_ms, "coord", "stood still for %lld ms",
                   (long long)(now_ms - c->now_ms));

@@ -38,7 +38,13 @@ enum job_event {
     JOB_EVENT_COUNT
 };
 
-enum timer_kind { TIMER_JOB_LIMIT, TIMER_NODE_GRACE, TIMER_GANG_PREPARE, TIMER_PRUNE };
+enum timer_kind {
+    TIMER_JOB_LIMIT,
+    TIMER_NODE_GRACE,
+    TIMER_GANG_PREPARE,
+    TIMER_PRUNE,
+    TIMER_ORPHAN
+};
 struct timer {
     struct heap_node node;
     uint8_t kind;
@@ -150,8 +156,8 @@ struct job {
     /* see limits.h */
     uint16_t nodes, procs_per_node, gpus_per_node, cpus_per_proc, max_restarts;
     uint8_t state;
-    uint8_t device_kind : 3; /* with the bits below, one byte: there may be 100,000 jobs */
-    bool kill_on_disconnect : 1, is_aside : 1;
+    uint8_t device_kind : 2; /* with the bits below, one byte: there may be 100,000 jobs */
+    bool kill_on_disconnect : 1, wants_stdin : 1, is_aside : 1;
     bool has_names : 1;                        /* --nodelist or --exclude, in the spec */
     bool spec_has_name : 1, spec_has_argv : 1; /* else they are those of text; see spec.c */
 };
@@ -310,6 +316,7 @@ struct coord {
     uint32_t user_calls; /* of kinds other than CALL_SESSION */
     uint64_t part_next;  /* number of the next CALL_LOG_PART */
     LIST_HEAD(, call) event_calls;
+    struct orphan *orphans; /* coord_orphans.c */
     struct request *requests;
     struct request_list requests_by_age;
     struct heap timers; /* job.limit and node.grace */
@@ -387,6 +394,7 @@ void environment_settle(struct coord *c);                            /* after lo
 /* job.c */
 struct job_event_data { /* what comes with JOB_EV_CANCEL (kill) */
     bool kill;
+    const char *why; /* for people; NULL: it was cancelled */
 };
 void job_apply(struct coord *c, struct job *j, enum job_event ev,
                const struct job_event_data *data);
@@ -510,6 +518,15 @@ void request_end(struct coord *c, const struct coord_event *ev, ProtobufCBinaryD
                  const char *method, const ProtobufCMessage *reply);
 void request_remember(struct coord *c, const uint8_t *id, const char *method, const void *reply,
                       size_t len);
+/* coord_orphans.c: what hangs on the accelctl that holds a job. */
+void orphan_wait(struct coord *c, struct job *j);        /* if anything does, and it is not there */
+void orphan_heard(struct coord *c, const struct job *j); /* a sign of life, if it is waited for */
+void orphan_forget(struct coord *c, const struct job *j); /* it is there, or the job is over */
+void orphan_started(struct coord *c, const struct job *j);
+void orphan_timeout(struct coord *c, struct timer *t);
+void orphans_shift(struct coord *c, int64_t by_ms); /* we stood still */
+/* True if it answers an Input of ours. */
+bool orphan_input_answer(struct coord *c, const struct node *n, const Accel__V1__InputDone *msg);
 /* coord_fence.c */
 void fence_take(struct coord *c, struct share *s, const Accel__V1__Fence *m);
 void fence_free(struct attempt *a);

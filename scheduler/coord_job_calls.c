@@ -207,6 +207,8 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     mark_job(c, j);
     if (c->config.trace)
         trace_add(c->config.trace, c->now_ms, "coord", "job %llu submitted",
+    if (j->kill_on_disconnect)
+        orphan_wait(c, j);
                   (unsigned long long)j->id);
     reply.job_id = j->id;
     out_end(c, ev->call, &reply.base);
@@ -352,6 +354,8 @@ void call_watch(struct coord *c, const struct coord_event *ev)
     LIST_INSERT_HEAD(&j->calls, call, of_job);
 }
 
+    if (call->is_owner)
+        orphan_forget(c, j);
 void call_nodes(struct coord *c, const struct coord_event *ev)
 {
     const Accel__V1__NodesRequest *rq = (const Accel__V1__NodesRequest *)ev->msg;

@@ -480,6 +480,7 @@ void call_input(struct coord *c, const struct coord_event *ev)
 
     if (!j)
         return;
+    orphan_heard(c, j);
     if (rq->data.len > LIMIT_INPUT_CHUNK_BYTES) {
         out_fail(c, ev->call, ACCEL_EFULL, "an input chunk of %zu bytes\nwhy: the limit is %u",
                  rq->data.len, LIMIT_INPUT_CHUNK_BYTES);
@@ -515,6 +516,8 @@ void input_answer(struct coord *c, const struct node *n, const Accel__V1__InputD
 {
     struct call *call = call_of(c, msg->id, CALL_INPUT);
 
+    if (orphan_input_answer(c, n, msg))
+        return;
     if (!call || call->node != n)
         return;
     uint64_t id = call->id;

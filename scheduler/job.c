@@ -188,6 +188,7 @@ static void effect_running(struct coord *c, struct job *j)
     if (a->run_ms == 0)
         a->run_ms = c->wall_ms;
     a->run_seq = history_add(c, EVENT_ATTEMPT_RUNNING, j->id, a->number, NULL, "%s", "");
+    orphan_started(c, j);
 }
 
 static void trim_attempts(struct coord *c, struct job *j)
@@ -270,15 +271,17 @@ static void result_of_attempt(struct job *j, const struct attempt *a)
     job_set_text(&j->run->reason, a->text);
 }
 
-static void effect_intend(struct coord *c, struct job *j, enum job_event ev, bool is_end)
+static void effect_intend(struct coord *c, struct job *j, enum job_event ev,
+                          const struct job_event_data *data, bool is_end)
 {
+    const char *why = data && data->why ? data->why : "cancelled";
     bool limit = ev == JOB_EV_TIME_LIMIT;
     struct job_run *run = job_run(j);
 
     run->result =
         limit ? ACCEL__V1__JOB_RESULT__RESULT_TIMED_OUT : ACCEL__V1__JOB_RESULT__RESULT_CANCELLED;
     run->exit_code = limit ? 124 : 130;
-    job_set_text(&run->reason, limit ? "its time limit has passed" : "cancelled");
+    job_set_text(&run->reason, limit ? "its time limit has passed" : why);
     heap_remove(&c->timers, &run->limit.node);
     mark_job(c, j);
     if (!is_end) /* else the end that follows at once says the same */
@@ -290,8 +293,7 @@ static bool is_loss(uint32_t cause)
 {
     return cause == ACCEL__V1__CAUSE__CAUSE_NODE_LOST ||
            cause == ACCEL__V1__CAUSE__CAUSE_SHIM_LOST ||
-           cause == ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT ||
-           cause == ACCEL__V1__CAUSE__CAUSE_FENCED;
+           cause == ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT || cause == ACCEL__V1__CAUSE__CAUSE_FENCED;
 }
 
 static void effect_finish(struct coord *c, struct job *j, uint8_t from)
@@ -361,7 +363,7 @@ void job_take_up(struct coord *c, struct job *j)
 }
 
 static void run_effects(struct coord *c, struct job *j, const struct lifecycle_row *row,
-                        enum job_event ev)
+                        enum job_event ev, const struct job_event_data *data)
 {
     uint32_t fx = row->effects;
 
@@ -370,7 +372,7 @@ static void run_effects(struct coord *c, struct job *j, const struct lifecycle_r
         c->needs_placing |= !(fx & EFFECT_START); /* it may have held up those behind it */
     }
     if (fx & EFFECT_INTEND)
-        effect_intend(c, j, ev, fx & EFFECT_FINISH);
+        effect_intend(c, j, ev, data, fx & EFFECT_FINISH);
     if (fx & EFFECT_START)
         effect_start(c, j);
     if (fx & EFFECT_RUNNING)
@@ -403,7 +405,7 @@ void job_apply(struct coord *c, struct job *j, enum job_event ev, const struct j
                   (unsigned long long)j->id, state_names[j->state], state_names[row->next],
                   event_names[ev]);
     j->state = row->next;
-    run_effects(c, j, row, ev);
+    run_effects(c, j, row, ev, data);
     job_check(j);
     job_changed(c, j);
     if (j->state == JOB_ENDED) { /* after the watchers were told: what only a live job needs */
@@ -411,5 +413,6 @@ void job_apply(struct coord *c, struct job *j, enum job_event ev, const struct j
         if (j->env)
             environment_unref_live(c, j->env);
         c->needs_pruning = true;
+        orphan_forget(c, j);
     }
 }

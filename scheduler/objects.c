@@ -81,6 +81,7 @@ static void run_free(struct coord *c, struct job *j)
 
 void job_free(struct coord *c, struct job *j)
 {
+    orphan_forget(c, j);
     size_t i = job_lower_bound(c, j->id);
 
     CHECK(i < c->job_count && c->jobs[i] == j && LIST_EMPTY(&j->calls));

@@ -228,7 +228,7 @@ static void keep_texts(struct job *j, const char *name, const char *command,
 
 void spec_load(struct job *j, const char *name, const char *command, const Accel__V1__JobSpec *spec)
 {
-    j->device_kind = MIN((uint32_t)spec->device_kind, ACCEL__V1__DEVICE_KIND__DEVICE_TPU) & 7;
+    j->device_kind = MIN((uint32_t)spec->device_kind, ACCEL__V1__DEVICE_KIND__DEVICE_TPU) & 3;
     if (spec->gpus_per_node && j->device_kind == ACCEL__V1__DEVICE_KIND__DEVICE_AUTO)
         j->device_kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
     j->nodes = (uint16_t)MIN(MAX(spec->nodes, 1u), LIMIT_NODES_PER_JOB);
@@ -240,6 +240,7 @@ void spec_load(struct job *j, const char *name, const char *command, const Accel
     j->time_limit_ms = spec->time_limit_ms;
     j->memory_bytes = spec->memory_bytes;
     j->kill_on_disconnect = spec->kill_on_disconnect;
+    j->wants_stdin = spec->want_stdin;
     keep_texts(j, name, command, spec);
 }
 

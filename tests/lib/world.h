@@ -307,6 +307,7 @@ struct world_job *client_submit(struct world_client *c, const struct world_job *
 struct world_op *client_do(struct world_client *c, enum world_op_kind kind, struct world_job *job,
                            int64_t delay_ms);
 void client_kill(struct world_client *c); /* its calls are gone; the user starts it again */
+void client_leave(struct world_client *c); /* dies for good, with all that it wanted */
 void client_cut(struct world_client *c);
 bool ops_are_done(struct world *w); /* all but followers of events */
 

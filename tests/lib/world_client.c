@@ -344,6 +344,23 @@ void client_kill(struct world_client *c)
     }
 }
 
+void client_leave(struct world_client *c)
+{
+    struct world_op *op;
+    world_say(c->world, c->name, "kill -9, for good");
+    if (c->channel)
+        rpc_sim_kill_channel(c->world->sim, c->channel);
+    c->channel = NULL;
+    TAILQ_FOREACH(op, &c->world->ops, link)
+    {
+        if (op->client != c)
+            continue;
+        world_timer_clear(c->world, &op->timer);
+        op->call = NULL;
+        op->is_done = true;
+    }
+}
+
 bool ops_are_done(struct world *w)
 {
     const struct world_op *op;

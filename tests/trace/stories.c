@@ -339,6 +339,40 @@ static struct world *tell_clock_jumps(void)
     return w;
 }
 
+static bool are_running(struct world *w, uint64_t jobs)
+{
+    for (uint64_t id = 1; id <= jobs; id++) {
+        const struct world_attempt *a = attempt_live(w, id);
+        if (!a || a->state != ATTEMPT_RUNNING)
+            return false;
+    }
+    return true;
+}
+
+/* Two launches, one of which dies while there is no coordinator to notice it. The other comes back,
+ * and keeps its job. */
+static struct world *tell_owner_gone(void)
+{
+    struct world_config config = world_calm;
+    config.client_count = 2;
+    struct world *w = begin(config);
+    const struct world_job job = {
+        .plan = UNTIL_TOLD, .kill_on_disconnect = true, .is_watched = true, .is_owner = true};
+    client_submit(&w->clients[0], &job, 0);
+    until(w, are_running, 1);
+    client_submit(&w->clients[1], &job, 0);
+    until(w, are_running, 2);
+    world_run(w, 10);
+    coord_kill(&w->coord, 100);
+    client_leave(&w->clients[0]);
+    world_run(w, 2 * LIMIT_OWNER_GRACE_MS);
+    WORLD_CHECK(w, !attempt_live(w, 1), "a job runs on without its owner");
+    WORLD_CHECK(w, attempt_live(w, 2), "a job was cancelled though its owner came back");
+    attempt_exit_rank(attempt_live(w, 2), 0, 0, 0);
+    end(w);
+    return w;
+}
+
 /* --- several nodes --- */
 
 static struct world_config two_nodes(void)
@@ -426,6 +460,8 @@ static const struct {
     {"prepare_lost", "one of two Starts is lost on the way", tell_prepare_lost},
     {"go_lost", "one of two Gos is lost on the way", tell_go_lost},
     {"node_dies_prepared", "a node goes away before its gang is started", tell_node_dies_prepared},
+    {"owner_gone", "an owner dies while the coordinator is down, another comes back",
+     tell_owner_gone},
     {"aside", "a job waits for devices that went away", tell_aside},
     {"standstill", "the coordinator stands still for ten seconds", tell_standstill},
     {"clock_jumps", "the wall clock jumps forward and back", tell_clock_jumps},
