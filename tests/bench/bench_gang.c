@@ -408,21 +408,22 @@ static void bench_signal(void)
 }
 
 /* The nodes' ranks are gone as soon as they are told. */
-static void bench_cancel(uint64_t job_id)
+static void bench_cancel(const char *name, uint64_t job_id)
 {
+    char row[64];
     Accel__V1__CancelRequest rq = ACCEL__V1__CANCEL_REQUEST__INIT;
     uint8_t id[LIMIT_REQUEST_ID_BYTES] = {2, (uint8_t)job_id};
     rq.request_id = (ProtobufCBinaryData){sizeof(id), id};
     rq.job_ids = &job_id;
     rq.n_job_ids = 1;
-    bench_fan_out("gang: fan-out of a cancel", COORD_CANCEL, &rq.base,
-                  ACCEL__V1__COORD_DOWN__BODY_STOP);
+    snprintf(row, sizeof(row), "%s: fan-out of a cancel", name);
+    bench_fan_out(row, COORD_CANCEL, &rq.base, ACCEL__V1__COORD_DOWN__BODY_STOP);
     uint64_t from_ns = bench_now_ns();
     run();
     CHECK(b.ended == b.node_count);
-    printf("{\"row\": \"gang: cancel to the end on every node\", \"nodes\": %zu, \"ms\": %.1f, "
+    printf("{\"row\": \"%s: cancel to the end on every node\", \"nodes\": %zu, \"ms\": %.1f, "
            "\"coordinator_ms\": %.1f, \"messages_per_node\": %.2f, \"rows\": %llu}\n",
-           b.node_count, (double)(bench_now_ns() - from_ns) / 1e6, (double)b.coord_ns / 1e6,
+           name, b.node_count, (double)(bench_now_ns() - from_ns) / 1e6, (double)b.coord_ns / 1e6,
            (double)(sum(b.downs) + sum(b.ups)) / (double)b.node_count, (unsigned long long)b.rows);
 }
 
@@ -456,9 +457,9 @@ int main(int argc, char **argv)
     CHECK(coord_nodes_ready(b.coord) == b.node_count);
     bench_start("gang", ACCEL__V1__LAUNCHER__LAUNCHER_AUTO);
     bench_signal();
-    bench_cancel(1);
+    bench_cancel("gang", 1);
     bench_start("gang of JAX", ACCEL__V1__LAUNCHER__LAUNCHER_JAX);
-    bench_cancel(2);
+    bench_cancel("gang of JAX", 2);
     fflush(stdout);
     _exit(0); /* a hundred MB of objects, which the kernel takes back faster */
 }

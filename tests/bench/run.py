@@ -502,16 +502,23 @@ def bench_micro(b):
 
 def bench_gang(b):
     """10,240 ranks on 1,280 nodes: both cores, all messages, no network"""
-    rows = list(b.tool("bench_gang", b.count(1280, 40), 8).values())
-    start, signalled = rows
-    b.report.row("gang of %d ranks on %d nodes" % (start["ranks"], start["nodes"]),
-                 "submit to every rank's environment", start["ms"], "ms", start["bound_ms"],
-                 "ms nodes alone", coordinator_ms=start["coordinator_ms"], rows=start["rows"])
-    b.report.row("gang of %d ranks on %d nodes" % (start["ranks"], start["nodes"]),
-                 "  messages a node", start["messages_per_node"], "")
-    b.report.row("gang of %d ranks on %d nodes" % (start["ranks"], start["nodes"]),
-                 "a signal to all nodes", signalled["us"], "us", signalled["bound_us"],
-                 "us to read them")
+    rows = b.tool("bench_gang", b.count(1280, 40), 8)
+    for kind in ("gang", "gang of JAX"):
+        start = rows[kind + ": submit to every rank's environment and RUNNING"]
+        title = "%s: %d ranks on %d nodes" % (kind, start["ranks"], start["nodes"])
+        b.report.row(title, "submit to every rank's environment", start["ms"], "ms",
+                     start["bound_ms"], "ms nodes alone", coordinator_ms=start["coordinator_ms"],
+                     rows=start["rows"])
+        b.report.row(title, "  messages a node", start["messages_per_node"], "")
+        b.report.row(title, "  bytes to a node", start["bytes_per_node"], "B")
+        for verb in ("signal", "cancel"):
+            out = rows.get("%s: fan-out of a %s" % (kind, verb))
+            if out:
+                b.report.row(title, "a %s to all nodes" % verb, out["us"], "us", out["bound_us"],
+                             "us to read them")
+        end = rows[kind + ": cancel to the end on every node"]
+        b.report.row(title, "  until the end on every node", end["ms"], "ms",
+                     coordinator_ms=end["coordinator_ms"], rows=end["rows"])
 
 
 BENCHMARKS = {"launch": bench_launch, "start": bench_start, "submit": bench_submit,
