@@ -8,7 +8,7 @@
  */
 #include "scheduler/coord_internal.h"
 
-#define INPUT_ID (1ull << 62) /* of our own Input to a node: above all numbers of calls */
+#define INPUT_ID (7ull << 61) /* of our own Input to a node: above all numbers of calls */
 
 struct orphan {
     uint64_t job_id;
@@ -113,15 +113,14 @@ static void end_input(struct coord *c, struct job *j, struct orphan *o)
 
 bool orphan_input_answer(struct coord *c, const struct node *n, const Accel__V1__InputDone *msg)
 {
-    struct job *j = msg->id & INPUT_ID ? job_find(c, msg->id & ~INPUT_ID) : NULL;
+    bool is_ours = (msg->id & INPUT_ID) == INPUT_ID;
+    struct job *j = is_ours ? job_find(c, msg->id & ~INPUT_ID) : NULL;
     struct orphan *o = j ? orphan_find(c, j->id) : NULL;
     const struct attempt *a = j ? attempt_find(j, 0) : NULL;
 
-    if (!(msg->id & INPUT_ID))
-        return false;
     if (o && a && a->shares[0].node == n && msg->code == 0)
         heap_remove(&c->timers, &o->timer.node);
-    return true;
+    return is_ours;
 }
 
 void orphan_timeout(struct coord *c, struct timer *t)

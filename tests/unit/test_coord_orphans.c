@@ -188,6 +188,22 @@ static void test_the_input_goes_on(void **unused)
     assert_int_not_equal(eof_sent(1, 1), 0);
 }
 
+/* Numbers of calls carry the number of their server in the highest bits. */
+static void test_answers_of_others(void **unused)
+{
+    Accel__V1__InputRequest rq = ACCEL__V1__INPUT_REQUEST__INIT;
+
+    (void)unused;
+    run_job(set_stdin);
+    rq.job_id = job;
+    for (uint64_t server = 0; server < 4; server++) {
+        w.calls = server << 61 | CALLS_FROM;
+        uint64_t call = open_as(&root, COORD_INPUT, &rq);
+        answer(1, call, 0);
+        assert_non_null(said_to(call));
+    }
+}
+
 static void test_the_input_ends_after_a_restart(void **unused)
 {
     (void)unused;
@@ -211,6 +227,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_others_run_on, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_input_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_input_goes_on, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_answers_of_others, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_input_ends_after_a_restart, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
