@@ -194,27 +194,56 @@ enum table_color state_color(const char *state)
     return TABLE_PLAIN;
 }
 
-/* Makes the columns that may be cut narrower, the last first, until a line has `width` characters:
- * down to WIDTH_KEPT each, then down to their names. */
+/* Makes the columns that may be cut narrower, the last first, until a line has `width` characters.
+ * Returns how many it has now. */
+static size_t cut_columns(const struct table *t, size_t width, size_t total, size_t least,
+                          size_t *widths)
+{
+    for (size_t i = t->shown_count; i-- > 0 && total > width;) {
+        const struct table_column *c = &t->columns[t->shown[i]];
+        size_t kept = MAX(strlen(c->name), least);
+
+        if (!c->may_cut || widths[i] <= kept)
+            continue;
+        size_t less = MIN(widths[i] - kept, total - width);
+
+        widths[i] -= less;
+        total -= less;
+    }
+    return total;
+}
+
+#define HIDDEN SIZE_MAX /* width of a column that is not shown */
+
+/* Columns are cut down to WIDTH_KEPT each, then hidden, then cut down to their names. */
 static void fit(const struct table *t, size_t width, size_t *widths)
 {
     size_t total = t->shown_count - 1;
 
     for (size_t i = 0; i < t->shown_count; i++)
         total += widths[i];
-    for (int pass = 0; pass < 2; pass++) {
-        for (size_t i = t->shown_count; i-- > 0 && total > width;) {
-            const struct table_column *c = &t->columns[t->shown[i]];
-            size_t kept = MAX(strlen(c->name), pass == 0 ? (size_t)WIDTH_KEPT : 0);
-
-            if (!c->may_cut || widths[i] <= kept)
-                continue;
-            size_t less = MIN(widths[i] - kept, total - width);
-
-            widths[i] -= less;
-            total -= less;
-        }
+    total = cut_columns(t, width, total, WIDTH_KEPT, widths);
+    for (size_t i = t->shown_count; i-- > 0 && total > width;) {
+        if (!t->columns[t->shown[i]].may_hide)
+            continue;
+        total -= widths[i] + 1;
+        widths[i] = HIDDEN;
     }
+    cut_columns(t, width, total, 0, widths);
+}
+
+/* What a cut text ends with. */
+static const char *cut_mark(void)
+{
+    static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        const char *locale = getenv(names[i]);
+
+        if (locale && locale[0] != '\0') /* the first one that is set counts */
+            return strcasestr(locale, "utf-8") || strcasestr(locale, "utf8") ? "\xe2\x80\xa6" : "+";
+    }
+    return "+";
 }
 
 /* Bytes of the first `width` characters. */
@@ -272,6 +301,8 @@ static void add_header(const struct table *t, const size_t *widths, bool use_col
         const struct table_column *c = &t->columns[t->shown[i]];
         size_t len = strlen(c->name);
 
+        if (widths[i] == HIDDEN)
+            continue;
         line.owed += i > 0;
         add_cell(&line, c->name, len, widths[i] - len, c->is_right, NULL);
     }
@@ -280,19 +311,26 @@ static void add_header(const struct table *t, const size_t *widths, bool use_col
 }
 
 /* Appends a row whose text begins at p; returns where that of the next one does. */
-static const char *add_row(const struct table *t, const size_t *widths, const struct cell *cells,
-                           const char *p, bool use_color, char *buf, struct str *out)
+static const char *add_row(const struct table *t, const size_t *widths, const char *mark,
+                           const struct cell *cells, const char *p, bool use_color, char *buf,
+                           struct str *out)
 {
     struct line line = {buf, 0};
 
     for (size_t i = 0; i < t->shown_count; i++) {
         const struct cell *cell = &cells[i];
-        bool is_cut = cell->width > widths[i];
-        size_t len = is_cut ? cut_length(p, cell->len, widths[i]) : cell->len;
+        bool is_cut = cell->width > widths[i], is_marked = is_cut && widths[i] > 1;
+        size_t len = is_cut ? cut_length(p, cell->len, widths[i] - is_marked) : cell->len;
 
+        if (widths[i] == HIDDEN) {
+            p += cell->len;
+            continue;
+        }
         line.owed += i > 0;
         add_cell(&line, p, len, is_cut ? 0 : widths[i] - cell->width,
                  t->columns[t->shown[i]].is_right, use_color ? color_texts[cell->color] : NULL);
+        if (is_marked)
+            add_bytes(&line, mark, strlen(mark));
         p += cell->len;
     }
     add_bytes(&line, "\n", 1);
@@ -306,7 +344,8 @@ static size_t line_bound(const struct table *t, const size_t *widths)
     size_t bound = 1;
 
     for (size_t i = 0; i < t->shown_count; i++)
-        bound += 4 * widths[i] + sizeof "\033[32m" + sizeof COLOR_END + 1;
+        bound +=
+            4 * (widths[i] == HIDDEN ? 0 : widths[i]) + sizeof "\033[32m" + sizeof COLOR_END + 1;
     return bound;
 }
 
@@ -316,7 +355,7 @@ static void format(const struct table *t, bool use_color, size_t width, bool is_
 {
     AUTO_FREE size_t *widths = xcalloc(t->shown_count, sizeof widths[0]);
     AUTO_FREE char *buf = NULL;
-    const char *p = t->text.data;
+    const char *p = t->text.data, *mark = width > 0 ? cut_mark() : "";
 
     memcpy(widths, t->widths, t->shown_count * sizeof widths[0]);
     if (width > 0)
@@ -325,7 +364,7 @@ static void format(const struct table *t, bool use_color, size_t width, bool is_
     if (!t->has_header)
         add_header(t, widths, use_color, buf, out);
     for (size_t row = 0; row + t->shown_count <= t->used; row += t->shown_count) {
-        p = add_row(t, widths, t->cells + row, p, use_color, buf, out);
+        p = add_row(t, widths, mark, t->cells + row, p, use_color, buf, out);
         if (is_printing && out->len >= CHUNK_BYTES) {
             cli_write_str(STDOUT_FILENO, out);
             str_clear(out);

@@ -13,6 +13,7 @@ struct table_column {
     const char *name; /* ASCII */
     bool is_right;    /* numbers */
     bool may_cut;     /* on a terminal that is too narrow */
+    bool may_hide;    /* on one that is narrower still; the last such column first */
     bool is_wide;     /* only with -o wide */
 };
 
@@ -33,8 +34,8 @@ void table_cellf(struct table *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* The colour of a state of a job or a node. */
 enum table_color state_color(const char *state);
 /* Appends all complete rows below a header, no line with blanks at its end. width: cells of the
- * columns that may be cut are, from the last column on, until a line has so many characters; 0 cuts
- * nothing. */
+ * columns that may be cut are, from the last column on, until a line has so many characters, and
+ * end with a mark; columns that may be hidden go; 0 cuts nothing. */
 void table_format(const struct table *t, bool use_color, size_t width, struct str *out);
 /* Forgets the rows. The columns stay as wide as they were, and no header stands above the rows that
  * come: they are printed below the ones before. */

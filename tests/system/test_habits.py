@@ -163,7 +163,8 @@ def programs(c):
     c.write("gone.sh", "#!/no/such/shell -e\necho ran\n", mode=0o755)
     for code, word, wanted in (
             (127, "python train.py", "try: --wrap 'python train.py'"),
-            (127, "A=1", "try: --env A=1"), (127, "cd", "try: --wrap 'cd ...'"), (127, "./no such", "try: --wrap './no such'"),
+            (127, "A=1", "try: --env A=1"), (127, "cd", "try: --wrap 'cd ...'"),
+            (127, "./no such", "try: --wrap './no such'"),
             (126, "./crlf.sh", "why: its lines end as those of Windows"),
             (126, "./gone.sh", "why: its first line names /no/such/shell, which is not there")):
         result = c.fails(code, "launch", word)

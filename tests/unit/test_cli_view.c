@@ -322,7 +322,7 @@ static const struct table_column table_columns[] = {
     {.name = "ID", .is_right = true},
     {.name = "NAME", .may_cut = true},
     {.name = "USER", .is_wide = true},
-    {.name = "AGE", .is_right = true},
+    {.name = "AGE", .is_right = true, .may_hide = true},
     {.name = "STATE"},
     {.name = "REASON", .may_cut = true},
 };
@@ -387,20 +387,27 @@ static void test_table(void **state)
 static void test_table_on_a_narrow_terminal(void **state)
 {
     /* the last column first, in the middle of no character; then the others; never a name */
+    setenv("LC_ALL", "C", 1);
     check_table(
         false, false, 78,
         "                  ID NAME             AGE STATE   REASON\n"
         "18446744073709551615 r\xc3\xa9sum\xc3\xa9         2h10m RUNNING\n"
-        "                   0 a\\x09b\\x1b\\xff       HELD    none of the nodes that are r\n");
+        "                   0 a\\x09b\\x1b\\xff       HELD    none of the nodes that are +\n");
+    setenv("LC_ALL", "en_US.utf8", 1);
     check_table(false, false, 79,
                 "                  ID NAME             AGE STATE   REASON\n"
                 "18446744073709551615 r\xc3\xa9sum\xc3\xa9         2h10m RUNNING\n"
                 "                   0 a\\x09b\\x1b\\xff       HELD    "
-                "none of the nodes that are r\xc3\xa9\n");
+                "none of the nodes that are r\xe2\x80\xa6\n");
+    check_table(
+        false, false, 64, /* AGE is hidden before texts are cut to nothing */
+        "                  ID NAME           STATE   REASON\n"
+        "18446744073709551615 r\xc3\xa9sum\xc3\xa9         RUNNING\n"
+        "                   0 a\\x09b\\x1b\\xff HELD    none of the nodes t\xe2\x80\xa6\n");
     check_table(false, false, 1,
-                "                  ID NAME   AGE STATE   REASON\n"
-                "18446744073709551615 r\xc3\xa9su 2h10m RUNNING\n"
-                "                   0 a\\x0       HELD    none o\n");
+                "                  ID NAME STATE   REASON\n"
+                "18446744073709551615 r\xc3\xa9s\xe2\x80\xa6 RUNNING\n"
+                "                   0 a\\x\xe2\x80\xa6 HELD    none \xe2\x80\xa6\n");
 }
 
 static void test_bytes_become_utf8(void **state)
