@@ -61,6 +61,7 @@ int rpc_stream_init(struct rpc_stream *s, struct rpc_pump *pump, int fd,
 void rpc_stream_write(struct rpc_stream *s, const struct rpc_frame *f);
 void rpc_stream_pause(struct rpc_stream *s, bool paused);
 void rpc_stream_break(struct rpc_stream *s); /* on_lost, from the loop */
+void rpc_stream_lose(struct rpc_stream *s);  /* on_lost, now; from a callback of the loop */
 void rpc_stream_flush(struct rpc_stream *s); /* what the socket takes now */
 void rpc_stream_close(struct rpc_stream *s); /* at once, once; unsent bytes are lost */
 

@@ -32,6 +32,8 @@ struct cli {
     bool is_verbose;
 };
 
+extern char **cli_argv; /* main's, with the NULL at its end; for become.c */
+
 typedef int verb_function(struct cli *cli); /* returns the exit code */
 verb_function verb_launch, verb_submit, verb_ps, verb_describe, verb_logs, verb_wait, verb_cancel,
     verb_nodes, verb_events, verb_version, verb_help, verb_admin, verb_doctor, verb_node, verb_user,

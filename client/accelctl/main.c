@@ -97,6 +97,7 @@ int main(int argc, char **argv)
     struct cli cli = {0};
     int code;
 
+    cli_argv = argv;
     prepare_process();
     prepare_memory();
     code = run(&cli, argc, argv);

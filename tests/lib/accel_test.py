@@ -31,8 +31,9 @@ shutil.copytree(os.path.join(ROOT, "tests", "system", "fixtures"), FIXTURES, dir
 os.chmod(FIXTURES, 0o755)
 atexit.register(shutil.rmtree, FIXTURES, ignore_errors=True)
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
-PROGRAMS = {"accelctl": "client/accelctl", "acceld": "agentd", "accel-spawn": "agentd",
-            "accel-coordinator": "scheduler", "accel-grpc.so": "common"}
+PROGRAMS = {"accelctl": "client/accelctl", "accelctl-remote": "client/accelctl",
+            "acceld": "agentd", "accel-spawn": "agentd", "accel-coordinator": "scheduler",
+            "accel-grpc.so": "common"}
 DEADLINE_S = 60  # for one event; more means that it will never come
 DAMAGE = re.compile(r"AddressSanitizer|LeakSanitizer|runtime error:|UndefinedBehavior|"
                     r"check failed|fatal:|Assertion .* failed|core dumped", re.I)
@@ -397,7 +398,8 @@ class Cluster:
     def daemons(self):
         """Their names; a shim is the image of accel-spawn, so it is one too while its job runs."""
         names = [os.path.basename(line.split(" ")[0]) for line in self.processes().values()]
-        return sorted(name for name in names if name in PROGRAMS and name != "accelctl")
+        return sorted(name for name in names
+                      if name in PROGRAMS and not name.startswith("accelctl"))
 
     def workers(self):
         """pids of workers and of all that they started, by the mark that their environment has."""

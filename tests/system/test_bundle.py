@@ -84,7 +84,7 @@ def bare_root():
         check(out.startswith("accelctl "), "a job ran: %r", out)
         items = json.loads(inside(root, ctl, "doctor", "-o", "json"))["items"]
         found = [i for i in items if i["area"] == "certificates"]
-        check("this program cannot" not in str(found), "gRPC is found and loads: %s", found)
+        check("cannot" not in str(found), "gRPC is found and loads: %s", found)
         check_equal([i for i in items if i["level"] == "bad"], [], "nothing is bad")
         for name in ("README", "share/man/man1/accelctl.1", "share/accel/systemd/acceld.service",
                      "share/accel/config/agent.yaml", "share/accel/examples/pytorch/charlm.py",
