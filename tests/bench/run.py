@@ -521,9 +521,21 @@ def bench_gang(b):
                      coordinator_ms=end["coordinator_ms"], rows=end["rows"])
 
 
+def bench_fleet(b):
+    """10,000 nodes of 8 GPUs in plain records: the core alone"""
+    rows = b.tool("bench_fleet", b.count(10000, 500))
+    title = "fleet of %s nodes of 8 GPUs" % number_text(rows["fleet: memory"]["nodes"])
+    b.report.row(title, "memory of a node and its session",
+                 rows["fleet: memory"]["bytes_per_node"] / 1000, "kB", goal=("value", "<=", 30))
+    b.report.row(title, "work of a beat", rows["fleet: beats"]["us_per_beat"], "us")
+    b.report.row(title, "a core with all beats", rows["fleet: beats"]["core_percent"], "%",
+                 goal=("value", "<=", 100))
+
+
 BENCHMARKS = {"launch": bench_launch, "start": bench_start, "submit": bench_submit,
               "complete": bench_complete, "restart": bench_restart, "queue": bench_queue,
-              "verbs": bench_verbs, "micro": bench_micro, "gang": bench_gang}
+              "verbs": bench_verbs, "micro": bench_micro, "gang": bench_gang,
+              "fleet": bench_fleet}
 
 
 # ---- main ----
