@@ -49,9 +49,10 @@ void request_load(struct coord *c, const struct record_request *rec)
 static void requests_expire(struct coord *c)
 {
     struct request *r;
+    int64_t wall_ms = history_age_wall_ms(c);
 
     while ((r = TAILQ_FIRST(&c->requests_by_age)) &&
-           (c->wall_ms - r->created_ms > LIMIT_REQUEST_KEEP_MS ||
+           (wall_ms - r->created_ms > LIMIT_REQUEST_KEEP_MS ||
             HASH_CNT(hh, c->requests) > LIMIT_REQUESTS)) {
         struct record *rec = mark_loose(c, RECORD_REQUEST);
         rec->is_delete = true;
@@ -145,8 +146,10 @@ struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job
     if (!job_may_control(j, ev->who)) {
         trust_refuse(c, COORD_REFUSED_RIGHTS, "%s asked for job %llu of %s", trust_who(c, ev->who),
                      (unsigned long long)job_id, j->user->name);
-        out_fail(c, ev->call, ACCEL_EPERM, "job %llu belongs to %s", (unsigned long long)job_id,
-                 j->user->name);
+        out_fail(c, ev->call, ACCEL_EPERM,
+                 "job %llu belongs to %s\nwhy: only its owner and operators see what it runs, and"
+                 " end it\ntry: ask its owner, or an admin for the role of an operator",
+                 (unsigned long long)job_id, j->user->name);
         return NULL;
     }
     return j;
@@ -205,10 +208,10 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     j->submit_ms = c->wall_ms;
     j->submit_seq = history_add(c, EVENT_JOB_SUBMITTED, j->id, 0, NULL, "%s", "");
     mark_job(c, j);
-    if (c->config.trace)
-        trace_add(c->config.trace, c->now_ms, "coord", "job %llu submitted",
     if (j->kill_on_disconnect)
         orphan_wait(c, j);
+    if (c->config.trace)
+        trace_add(c->config.trace, c->now_ms, "coord", "job %llu submitted",
                   (unsigned long long)j->id);
     reply.job_id = j->id;
     out_end(c, ev->call, &reply.base);
@@ -352,10 +355,10 @@ void call_watch(struct coord *c, const struct coord_event *ev)
     call->job = j;
     call->is_owner = rq->owner;
     LIST_INSERT_HEAD(&j->calls, call, of_job);
-}
-
     if (call->is_owner)
         orphan_forget(c, j);
+}
+
 void call_nodes(struct coord *c, const struct coord_event *ev)
 {
     const Accel__V1__NodesRequest *rq = (const Accel__V1__NodesRequest *)ev->msg;
