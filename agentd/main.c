@@ -150,7 +150,7 @@ int main(int argc, char **argv)
     int r = acceld_options_parse(argc, argv, &d.options, &err);
     if (r > 0)
         return fflush(stdout) == 0 ? 0 : 1;
-    log_init("acceld", d.options.log_level);
+    log_init("acceld", r < 0 ? LOG_LEVEL_INFO : d.options.log_level); /* those are not filled */
     if (r == 0)
         r = run(&d, &err);
     if (r < 0)
