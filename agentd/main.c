@@ -76,6 +76,7 @@ static int make_shell(struct daemon *d, const struct launcher_spawned *spawned,
         .devices = d->options.devices,
         .device_count = d->options.device_count,
         .idle_exit_ms = d->options.idle_exit_ms,
+        .keepalive_ms = d->options.keepalive_ms,
         .ready_fd = d->options.ready_fd,
         .spawn_fd = spawned->fd,
     };

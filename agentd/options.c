@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agentd/identity.h"
+#include "agentd/uplink.h"
 #include "common/limits.h"
 #include "common/path.h"
 #include "common/remote.h"
@@ -22,7 +23,7 @@ struct raw { /* as the table fills it */
     const char *coordinator, *state_dir, *node_name, *address, *user, *spawn, *log_level;
     char *join;
     struct setting_list devices;
-    int64_t idle_exit_ms;
+    int64_t idle_exit_ms, keepalive_ms;
     uint64_t ready_fd, min_uid;
     bool private_tmp, enrol_only;
 };
@@ -78,6 +79,14 @@ static const struct setting rows[] = {
      AT(address),
      .metavar = "A",
      .help = "where other nodes dial this one (default: towards the coordinator)"},
+    {.name = "keepalive",
+     .type = SETTING_DURATION,
+     AT(keepalive_ms),
+     .metavar = "TIME",
+     .min = 1000,
+     .max = 3600000,
+     .help = "ask a coordinator elsewhere that is silent for so long (default 20s); without an "
+             "answer within half of it the session is lost"},
     {.name = "user",
      .type = SETTING_TEXT,
      AT(user),
@@ -132,6 +141,7 @@ static const struct raw defaults = {
     .log_level = "info",
     .ready_fd = NO_FD,
     .min_uid = IDENTITY_MIN_UID,
+    .keepalive_ms = UPLINK_KEEPALIVE_MS,
 };
 
 static struct { /* what a reload needs; reachable until the end */
@@ -196,6 +206,7 @@ static int take(struct acceld_options *o, const struct raw *raw, struct accel_er
     o->join = raw->join;
     o->is_enrol_only = raw->enrol_only;
     o->address = raw->address;
+    o->keepalive_ms = raw->keepalive_ms;
     o->user = raw->user;
     o->min_uid = (uint32_t)raw->min_uid;
     o->private_tmp = raw->private_tmp;

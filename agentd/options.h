@@ -27,6 +27,7 @@ struct acceld_options {
     bool private_tmp;       /* each job has its own /tmp and /dev/shm */
     const char *spawn_path; /* NULL: beside acceld, else in PATH */
     int64_t idle_exit_ms;   /* 0: never */
+    int64_t keepalive_ms;   /* see uplink.h */
     int ready_fd;           /* -1: none */
     enum log_level log_level;
 };

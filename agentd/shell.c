@@ -484,9 +484,11 @@ static int make_parts(struct shell *s, struct accel_error *err)
     char tls_dir[PATH_MAX + 8];
     snprintf(tls_dir, sizeof(tls_dir), "%s/tls", c->state->dir);
     r = uplink_create(c->loop, c->coordinator, tls_dir, &uplink_callbacks, s, &s->uplink, err);
-    if (r == 0)
-        s->open_parts++;
-    return r;
+    if (r < 0)
+        return r;
+    uplink_set_keepalive(s->uplink, c->keepalive_ms);
+    s->open_parts++;
+    return 0;
 }
 
 int shell_create(const struct shell_config *config, void (*on_end)(void *ctx, int status),

@@ -16,15 +16,16 @@ struct shell_config { /* borrowed until shell_destroy has called back */
     uv_loop_t *loop;
     struct state *state;
     const char *coordinator, *node_name;
-    const char *address;        /* that peers dial; NULL: as address.h finds it */
-    const char *isolation;      /* what accel-spawn said */
-    char *const *limits;        /* the same: what can be enforced */
+    const char *address;   /* that peers dial; NULL: as address.h finds it */
+    const char *isolation; /* what accel-spawn said */
+    char *const *limits;   /* the same: what can be enforced */
     size_t limit_count;
-    bool is_switching; /* each job runs as its own user */
-    bool private_tmp;  /* and has its own /tmp and /dev/shm */
+    bool is_switching;          /* each job runs as its own user */
+    bool private_tmp;           /* and has its own /tmp and /dev/shm */
     const char *const *devices; /* see node.h */
     size_t device_count;
     int64_t idle_exit_ms;
+    int64_t keepalive_ms; /* see uplink.h */
     int ready_fd; /* written and closed after the first Welcome; -1: none; owned from here */
     int spawn_fd; /* to accel-spawn; owned from here */
 };

@@ -43,7 +43,7 @@ struct uplink {
     bool was_hasty;              /* tried at once after a session, and none has lived since */
     bool is_refused;             /* the last try ended so, and asking again will not change it */
     int64_t answered_ms;         /* clock_mono_ms() of that */
-    int64_t backoff_ms;
+    int64_t backoff_ms, keepalive_ms;
     struct loop_timer timer;
     uv_fs_event_t watch;
     unsigned open_handles; /* timer, watch, channels that are closing */
@@ -217,6 +217,8 @@ static int connect_remote(struct uplink *u)
             .tls = {files.ca_pem, files.cert_pem, files.key_pem},
             .on_ready = on_ready,
             .ctx = u,
+            .keepalive_time_ms = (unsigned)u->keepalive_ms,
+            .keepalive_timeout_ms = (unsigned)u->keepalive_ms / 2,
         };
         r = u->remote->channel_create(u->loop, &config, &u->channel, &err);
         tls_files_done(&files);
@@ -246,6 +248,11 @@ static void connect_now(void *ctx, int64_t late_ms)
                                &accel__v1__coord_down__descriptor, &call_handlers, u);
     if (!u->remote)
         on_ready(u);
+}
+
+void uplink_set_keepalive(struct uplink *u, int64_t keepalive_ms)
+{
+    u->keepalive_ms = keepalive_ms;
 }
 
 void uplink_send(struct uplink *u, const void *packed, size_t len)
@@ -316,6 +323,7 @@ int uplink_create(uv_loop_t *loop, const char *address, const char *tls_dir,
     u->ctx = ctx;
     prng_init(&u->prng, clock_mono_ns() ^ (uint64_t)getpid());
     u->backoff_ms = BACKOFF_MIN_MS;
+    u->keepalive_ms = UPLINK_KEEPALIVE_MS;
     CHECK(loop_timer_init(loop, &u->timer, connect_now, u) == 0);
     CHECK(uv_fs_event_init(loop, &u->watch) == 0);
     u->watch.data = u;

@@ -33,6 +33,10 @@ struct uplink_callbacks {
 int uplink_create(uv_loop_t *loop, const char *address, const char *tls_dir,
                   const struct uplink_callbacks *cb, void *ctx, struct uplink **ret_uplink,
                   struct accel_error *err);
+/* From the next connection on (tcp only): a coordinator that is silent for so long is asked, and is
+ * lost when it has not answered after half of it. */
+#define UPLINK_KEEPALIVE_MS 20000 /* unless set */
+void uplink_set_keepalive(struct uplink *u, int64_t keepalive_ms);
 void uplink_send(struct uplink *u, const void *packed, size_t len); /* ignored without a session */
 void uplink_reset(struct uplink *u); /* closes the session; reconnects with back-off */
 /* Closes, frees u, then calls on_closed from the loop. */

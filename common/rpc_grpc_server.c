@@ -19,6 +19,7 @@
 #define KEEPALIVE_TIME_MS 20000
 #define KEEPALIVE_WAIT_MS 10000
 #define IDLE_MS           300000 /* a connection without a call; agents always have one */
+#define PING_MIN_MS       500    /* who asks more often is sent away; acceld: 1 s at least */
 #define METADATA_BYTES    16384  /* of one call's headers; refused */
 #define FRAME_BYTES       8192   /* of TLS, sent: each connection has such a buffer; usual: 16384 */
 #define TAG_SHIFT         (61 - RPC_SLOT_BITS) /* remote_call_tag(); see rpc_core.serial */
@@ -237,7 +238,7 @@ static grpc_server *make_server(const struct remote_server_config *config)
         int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, wait_ms),
         int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
         int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
-        int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, MIN(time_ms / 4, 5000)),
+        int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_MIN_MS),
     };
     grpc_channel_args all = {ARRAY_LEN(args), args};
     return grpc_server_create(&all, NULL);

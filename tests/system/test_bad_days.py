@@ -410,6 +410,27 @@ def frozen(c, site):
     check_equal(c.ok("logs", job).out, "on\n", "output")
 
 
+@site_test("a frozen coordinator: noticed as soon as acceld's --keepalive says, and it comes back")
+def frozen_coordinator(c, site):
+    for name in ("quick", "slow"):
+        site.stop(site.acceld(name, token=site.token()))
+    quick = acceld(site, "quick", "--keepalive", "2s")
+    slow = acceld(site, "slow", "--keepalive", "1h")
+    for p in (quick, slow):
+        p.expect("welcomed")
+    site.coordinator.send_signal(signal.SIGSTOP)
+    try:
+        quick.expect("the session with the coordinator ended")
+        check("session with the coordinator ended" not in slow.log(), "it waits: %s", slow.log())
+    finally:
+        site.coordinator.send_signal(signal.SIGCONT)
+    until(lambda: quick.log().count("welcomed") > 1, "it is back")
+    check("too_many_pings" not in quick.log(), "the coordinator bears it: %s", quick.log())
+    for text, words in (("0s", "keepalive"), ("2h", "keepalive"), ("soon", "keepalive")):
+        log = acceld(site, "quick2", "--keepalive", text).ends(2)
+        check(words in log, "%s: %s", text, log)
+
+
 # ---- clocks ----
 
 
