@@ -403,6 +403,26 @@ static const char *role_name(enum rpc_role role)
     return "none";
 }
 
+/* In the words of who typed it, for he may not know that there are methods. */
+static int role_refused(const struct rpc_method *m, const struct rpc_identity *who,
+                        struct accel_error *err)
+{
+    const char *what = m->people ? m->people : m->name, *need = role_name(m->role);
+    const char *name = who->user[0] ? who->user : "the caller";
+    char try[160];
+
+    if (m->role == RPC_ROLE_NODE)
+        snprintf(try, sizeof(try), "acceld --join, which shows the certificate of a node");
+    else if (who->role == RPC_ROLE_NONE || who->role == RPC_ROLE_NODE)
+        snprintf(try, sizeof(try), "ask an admin for a certificate: accelctl user cert YOU");
+    else
+        snprintf(try, sizeof(try),
+                 "ask an admin to do it, or for the role: accelctl user role %s %s", name, need);
+    return error_set(err, ACCEL_EPERM,
+                     "%s is not for %s\nwhy: it is for the role %s; %s has the role %s\ntry: %s",
+                     what, name, need, name, role_name(who->role), try);
+}
+
 int rpc_caller_check(const struct rpc_service *svc, const char *name, size_t len,
                      const struct rpc_identity *who, const struct rpc_method **ret_method,
                      struct accel_error *err)
@@ -417,15 +437,12 @@ int rpc_caller_check(const struct rpc_service *svc, const char *name, size_t len
         return error_set(err, ACCEL_EUNIMPL, "there is no method \"%s\" here", text);
     }
     if (!is_allowed(who, m->role)) {
-        struct accel_error why;
-        int r = error_set(&why, ACCEL_EPERM, "%s is for the role %s; %s has the role %s", m->name,
-                          role_name(m->role), who->user[0] ? who->user : "the caller",
-                          role_name(who->role));
+        char text[256];
+        snprintf(text, sizeof(text), "%s is for the role %s; %s has the role %s", m->name,
+                 role_name(m->role), who->user[0] ? who->user : "the caller", role_name(who->role));
         if (svc->on_refused)
-            svc->on_refused(svc->ctx, who, why.text);
-        if (err)
-            *err = why;
-        return r;
+            svc->on_refused(svc->ctx, who, text);
+        return role_refused(m, who, err);
     }
     *ret_method = m;
     return 0;

@@ -39,7 +39,8 @@ struct rpc_method {
         role; /* least role that may call; NONE: anybody; NODE: nodes (locally: any admin) */
     uint32_t cap_bytes; /* of one request message; larger is RESOURCE_EXHAUSTED */
     void (*handler)(void *ctx, const struct rpc_event *ev);
-    int id; /* for the handler's own dispatch */
+    int id;             /* for the handler's own dispatch */
+    const char *people; /* what people type to call it: "accelctl node remove"; NULL: the name */
 };
 
 struct rpc_service {

@@ -175,6 +175,12 @@ static void on_admin(void *ctx, const struct rpc_event *ev)
         path, DESC(rq), DESC(rp), false, true, role, cap, handler, id                              \
     }
 
+/* What not everybody may: told in the words of the verb. */
+#define VERB(path, rq, rp, role, handler, id, people)                                              \
+    {                                                                                              \
+        path, DESC(rq), DESC(rp), false, false, role, SMALL, handler, id, people                   \
+    }
+
 static const struct rpc_method methods[] = {
     UNARY("/accel.v1.Jobs/Submit", submit_request, submit_reply, RPC_ROLE_USER, LIMIT_SPEC_BYTES,
           shell_on_submit, COORD_SUBMIT),
@@ -206,28 +212,28 @@ static const struct rpc_method methods[] = {
     /* Nodes and users alike: who has a certificate is asked in the core. */
     UNARY("/accel.v1.Trust/Renew", renew_request, renew_reply, RPC_ROLE_NONE, SMALL, shell_on_trust,
           COORD_RENEW),
-    UNARY("/accel.v1.Trust/CreateNodeToken", create_node_token_request, create_node_token_reply,
-          RPC_ROLE_ADMIN, SMALL, shell_on_trust, COORD_CREATE_TOKEN),
-    UNARY("/accel.v1.Trust/SignUser", sign_user_request, sign_user_reply, RPC_ROLE_ADMIN, SMALL,
-          shell_on_trust, COORD_SIGN_USER),
-    UNARY("/accel.v1.Trust/RevokeUser", revoke_user_request, revoke_user_reply, RPC_ROLE_ADMIN,
-          SMALL, to_core, COORD_REVOKE_USER),
-    UNARY("/accel.v1.Trust/RemoveNode", remove_node_request, remove_node_reply, RPC_ROLE_ADMIN,
-          SMALL, to_core, COORD_REMOVE_NODE),
-    UNARY("/accel.v1.Trust/ListUsers", list_users_request, list_users_reply, RPC_ROLE_OPERATOR,
-          SMALL, to_core, COORD_LIST_USERS),
-    UNARY("/accel.v1.Trust/SetRole", set_role_request, set_role_reply, RPC_ROLE_ADMIN, SMALL,
-          to_core, COORD_SET_ROLE),
+    VERB("/accel.v1.Trust/CreateNodeToken", create_node_token_request, create_node_token_reply,
+         RPC_ROLE_ADMIN, shell_on_trust, COORD_CREATE_TOKEN, "accelctl node token"),
+    VERB("/accel.v1.Trust/SignUser", sign_user_request, sign_user_reply, RPC_ROLE_ADMIN,
+         shell_on_trust, COORD_SIGN_USER, "accelctl user cert"),
+    VERB("/accel.v1.Trust/RevokeUser", revoke_user_request, revoke_user_reply, RPC_ROLE_ADMIN,
+         to_core, COORD_REVOKE_USER, "accelctl user revoke"),
+    VERB("/accel.v1.Trust/RemoveNode", remove_node_request, remove_node_reply, RPC_ROLE_ADMIN,
+         to_core, COORD_REMOVE_NODE, "accelctl node remove"),
+    VERB("/accel.v1.Trust/ListUsers", list_users_request, list_users_reply, RPC_ROLE_OPERATOR,
+         to_core, COORD_LIST_USERS, "accelctl user ls"),
+    VERB("/accel.v1.Trust/SetRole", set_role_request, set_role_reply, RPC_ROLE_ADMIN, to_core,
+         COORD_SET_ROLE, "accelctl user role"),
     UNARY("/accel.v1.Admin/Status", status_request, status_reply, RPC_ROLE_USER, SMALL, on_admin,
           ADMIN_STATUS),
-    UNARY("/accel.v1.Admin/Snapshot", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, SMALL,
-          on_admin, ADMIN_SNAPSHOT),
-    UNARY("/accel.v1.Admin/Backup", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, SMALL,
-          on_admin, ADMIN_BACKUP),
-    UNARY("/accel.v1.Admin/Check", check_request, check_reply, RPC_ROLE_ADMIN, SMALL, on_admin,
-          ADMIN_CHECK),
-    UNARY("/accel.v1.Admin/Shutdown", shutdown_request, shutdown_reply, RPC_ROLE_ADMIN, SMALL,
-          on_admin, ADMIN_SHUTDOWN),
+    VERB("/accel.v1.Admin/Snapshot", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, on_admin,
+         ADMIN_SNAPSHOT, "accelctl admin snapshot"),
+    VERB("/accel.v1.Admin/Backup", snapshot_request, snapshot_reply, RPC_ROLE_ADMIN, on_admin,
+         ADMIN_BACKUP, "accelctl admin backup"),
+    VERB("/accel.v1.Admin/Check", check_request, check_reply, RPC_ROLE_ADMIN, on_admin, ADMIN_CHECK,
+         "accelctl admin check"),
+    VERB("/accel.v1.Admin/Shutdown", shutdown_request, shutdown_reply, RPC_ROLE_ADMIN, on_admin,
+         ADMIN_SHUTDOWN, "accelctl admin shutdown"),
 };
 
 const struct rpc_service *api_service(struct shell *s)

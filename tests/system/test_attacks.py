@@ -356,6 +356,11 @@ def open_socket(c, site):
         done = as_nobody(site, *args)
         check(done.returncode in (1, 4), "%s: %s", args, done)
         check(b"belongs to root" in done.stderr or b"for the role" in done.stderr, "%s", done)
+        check(b"why: " in done.stderr and (args[0] == "cancel" or b"try: ask " in done.stderr),
+              "what to do: %s", done)
+        if args[0] in ("admin", "node", "user"):
+            words = "accelctl %s %s is not for nobody" % args[:2]
+            check(words.encode() in done.stderr, "%r is not told: %s", words, done)
     counted(site, "rights", before, 9)
     listed = as_nobody(site, "ps", "-A", "-o", "json")
     check(listed.returncode == 0 and b"echo started" not in listed.stdout, "%s", listed)
