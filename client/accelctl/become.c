@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <limits.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,6 +16,15 @@
 #include "common/remote.h"
 
 #define NAME "accelctl-remote"
+
+/* libuv refers to it for a function that nobody here calls; the C library's own would load what a
+ * static program must not. */
+int getpwuid_r(uid_t uid, struct passwd *pw, char *buf, size_t size, struct passwd **ret_found)
+{
+    (void)uid, (void)pw, (void)buf, (void)size;
+    *ret_found = NULL;
+    return ENOSYS;
+}
 
 int remote_load(const struct remote_ops **ret_ops, struct accel_error *err)
 {
