@@ -31,6 +31,10 @@
 #define LIMIT_HISTORY_JOBS 20000u
 /* ended jobs older than this go (setting history_ms) */
 #define LIMIT_HISTORY_MS (30ll * 24 * 3600 * 1000)
+/* a wall clock that has jumped ahead by more than the first makes nothing old, until it has stood
+ * for the second: else a wrong clock would delete the history */
+#define LIMIT_CLOCK_JUMP_MS (24ll * 3600 * 1000)
+#define LIMIT_CLOCK_SETTLE_MS (6ll * 3600 * 1000)
 /* attempts of one job kept in memory and store; the oldest but the first go */
 #define LIMIT_ATTEMPTS_KEPT 20u
 #define LIMIT_EVENTS 10000u /* events kept; the oldest go */

@@ -321,6 +321,10 @@ struct coord {
     struct request_list requests_by_age;
     struct heap timers; /* job.limit and node.grace */
     struct timer prune_timer;
+    struct {                               /* history_age_wall_ms() */
+        int64_t wall_ms, now_ms;           /* the last time that was believed, and when */
+        int64_t doubt_offset_ms, doubt_ms; /* wall above core's clock, since when (0: no doubt) */
+    } age;
 
     struct history_event *events; /* ring of LIMIT_EVENTS */
     size_t event_first, event_count;
@@ -484,6 +488,10 @@ void history_load_derived(struct coord *c, enum event_kind kind, uint64_t seq, i
                           uint64_t job_id, uint32_t attempt);
 void history_settle(struct coord *c); /* after load: sorts, cuts */
 void history_prune_jobs(struct coord *c);
+/* The wall clock as far as things grow old by it: what has jumped ahead is believed when it has
+ * stood for a while. start: how late it was when the store was written last. */
+void history_age_start(struct coord *c);
+int64_t history_age_wall_ms(struct coord *c);
 void history_done(struct coord *c);
 void call_events(struct coord *c, const struct coord_event *ev);
 

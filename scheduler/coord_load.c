@@ -319,6 +319,7 @@ void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_
     c->seq_reserved = c->seq_next + LIMIT_SEQ_RESERVE;
     c->meta_dirty = true;
     history_settle(c);
+    history_age_start(c);
     for (struct node *n = c->nodes; n; n = n->hh.next)
         place_recount(n);
     for (size_t i = 0; i < c->job_count; i++) {

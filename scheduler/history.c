@@ -345,17 +345,55 @@ static bool has_calls(const struct job *j)
     return !LIST_EMPTY(&j->calls);
 }
 
+void history_age_start(struct coord *c)
+{
+    int64_t last_ms = 0;
+
+    for (size_t i = 0; i < c->job_count; i++)
+        last_ms = MAX(last_ms, MAX(c->jobs[i]->submit_ms, c->jobs[i]->run->end_ms));
+    for (size_t i = 0; i < c->event_count; i++)
+        last_ms = MAX(last_ms, ring_at(c, i)->time_ms);
+    c->age.wall_ms = last_ms ? last_ms : c->wall_ms;
+    c->age.now_ms = c->now_ms;
+    c->age.doubt_ms = 0;
+}
+
+int64_t history_age_wall_ms(struct coord *c)
+{
+    int64_t expected_ms = c->age.wall_ms + (c->now_ms - c->age.now_ms);
+    int64_t offset_ms = c->wall_ms - c->now_ms;
+    bool is_ahead = c->wall_ms - expected_ms > LIMIT_CLOCK_JUMP_MS;
+    int64_t again_ms = offset_ms - c->age.doubt_offset_ms;
+
+    if (is_ahead && (c->age.doubt_ms == 0 || again_ms > LIMIT_CLOCK_JUMP_MS ||
+                     again_ms < -LIMIT_CLOCK_JUMP_MS)) {
+        c->age.doubt_ms = MAX(c->now_ms, 1);
+        c->age.doubt_offset_ms = offset_ms;
+    }
+    if (is_ahead && c->now_ms - c->age.doubt_ms < LIMIT_CLOCK_SETTLE_MS)
+        return expected_ms;
+    c->age.wall_ms = c->wall_ms;
+    c->age.now_ms = c->now_ms;
+    c->age.doubt_ms = 0;
+    return c->wall_ms;
+}
+
 void history_prune_jobs(struct coord *c)
 {
     struct job *j;
+    int64_t wall_ms = history_age_wall_ms(c), wait_ms;
 
     /* A job that somebody is still looking at stays until he has gone; it is the oldest then, and
      * goes at the next end. */
     while ((j = TAILQ_FIRST(&c->ended)) && !has_calls(j) &&
            (c->ended_count > c->config.history_jobs ||
-            c->wall_ms - j->run->end_ms > c->config.history_ms))
+            wall_ms - j->run->end_ms > c->config.history_ms))
         prune_job(c, j);
-    if (j && c->prune_timer.node.pos == 0)
-        heap_set(&c->timers, &c->prune_timer.node,
-                 c->now_ms + MAX(j->run->end_ms + c->config.history_ms - c->wall_ms, 0) + 1000);
+    if (!j)
+        return;
+    wait_ms = MAX(j->run->end_ms + c->config.history_ms - wall_ms, 0) + 1000;
+    if (c->age.doubt_ms)
+        wait_ms = MIN(wait_ms, c->age.doubt_ms + LIMIT_CLOCK_SETTLE_MS - c->now_ms);
+    if (c->prune_timer.node.pos == 0 || c->prune_timer.node.key > c->now_ms + wait_ms)
+        heap_set(&c->timers, &c->prune_timer.node, c->now_ms + wait_ms);
 }
