@@ -219,6 +219,12 @@ enum session_event {
     SESSION_EVENT_COUNT
 };
 
+/* Numbers that the core gives itself. The highest three bits of a transport's call are the number of
+ * its server, 4 at most (remote_call_tag). */
+#define CALL_TAG(id)   ((unsigned)((id) >> 61))
+#define CALL_TAG_PART  6u /* of a CALL_LOG_PART */
+#define CALL_TAG_INPUT 7u /* of an Input of our own, to a node */
+
 enum call_kind { CALL_WATCH, CALL_LOG, CALL_LOG_PART, CALL_INPUT, CALL_EVENTS, CALL_SESSION };
 struct call { /* a call that was not answered in the step that opened it */
     uint64_t id;

@@ -109,8 +109,7 @@ static Accel__V1__LogReadRequest *part_request(struct coord *c, const struct sha
     return is_asked && share_had_process(s) ? part : NULL;
 }
 
-#define PART_ID        (1ull << 63) /* above all numbers of the transport's calls */
-#define PART_BYTES_MIN 4096u        /* of one answer, where many share the room */
+#define PART_BYTES_MIN 4096u /* of one answer, where many share the room */
 
 /* All who wait are answered at once when something comes: together they must fit into the session.
  * With much room everybody gets what he asks for. */
@@ -211,7 +210,7 @@ static void whole_join(struct call *whole, const Accel__V1__LogReadReply *reply)
 
 static struct call *part_new(struct coord *c, struct call *whole, struct node *n)
 {
-    struct call *part = call_new(c, PART_ID | c->part_next++, CALL_LOG_PART);
+    struct call *part = call_new(c, (uint64_t)CALL_TAG_PART << 61 | c->part_next++, CALL_LOG_PART);
 
     part->whole = whole;
     LIST_INSERT_HEAD(&whole->parts, part, of_whole);
@@ -453,7 +452,8 @@ static struct call *call_of(struct coord *c, uint64_t id, enum call_kind kind)
 
 void logs_answer(struct coord *c, const struct node *n, const Accel__V1__LogData *msg)
 {
-    struct call *call = call_of(c, msg->id, msg->id & PART_ID ? CALL_LOG_PART : CALL_LOG);
+    struct call *call =
+        call_of(c, msg->id, CALL_TAG(msg->id) == CALL_TAG_PART ? CALL_LOG_PART : CALL_LOG);
 
     if (!call || call->node != n)
         return; /* cancelled meanwhile, or not asked of it */

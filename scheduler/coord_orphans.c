@@ -8,8 +8,6 @@
  */
 #include "scheduler/coord_internal.h"
 
-#define INPUT_ID (7ull << 61) /* of our own Input to a node: above all numbers of calls */
-
 struct orphan {
     uint64_t job_id;
     struct timer timer; /* not armed: the input of the present attempt was ended */
@@ -101,7 +99,7 @@ static void end_input(struct coord *c, struct job *j, struct orphan *o)
     ref.era = c->era;
     data.eof = true;
     input.ref = &ref;
-    input.id = INPUT_ID | j->id;
+    input.id = (uint64_t)CALL_TAG_INPUT << 61 | j->id;
     input.data = &data;
     down.body_case = ACCEL__V1__COORD_DOWN__BODY_INPUT;
     down.input = &input;
@@ -113,8 +111,8 @@ static void end_input(struct coord *c, struct job *j, struct orphan *o)
 
 bool orphan_input_answer(struct coord *c, const struct node *n, const Accel__V1__InputDone *msg)
 {
-    bool is_ours = (msg->id & INPUT_ID) == INPUT_ID;
-    struct job *j = is_ours ? job_find(c, msg->id & ~INPUT_ID) : NULL;
+    bool is_ours = CALL_TAG(msg->id) == CALL_TAG_INPUT;
+    struct job *j = is_ours ? job_find(c, msg->id << 3 >> 3) : NULL;
     struct orphan *o = j ? orphan_find(c, j->id) : NULL;
     const struct attempt *a = j ? attempt_find(j, 0) : NULL;
 

@@ -284,6 +284,19 @@ static void test_one_user_has_so_many(void **state)
     assert_true(asked(1) != 0);
 }
 
+/* Numbers of calls carry the number of their server in the highest bits. */
+static void test_readers_of_every_server(void **state)
+{
+    (void)state;
+    gang(1);
+    for (uint64_t server = 0; server <= 4; server++) {
+        w.calls = server << 61 | CALLS_FROM;
+        uint64_t call = read_logs(true, true);
+        answer(1, asked(1), 0, "a");
+        assert_string_equal(read_answer(call), "a0 ");
+    }
+}
+
 static void test_a_reader_that_goes(void **state)
 {
     (void)state;
@@ -307,6 +320,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_who_is_removed_meanwhile, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_readers_share_the_room, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_user_has_so_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_readers_of_every_server, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_reader_that_goes, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -196,7 +196,7 @@ static void test_answers_of_others(void **unused)
     (void)unused;
     run_job(set_stdin);
     rq.job_id = job;
-    for (uint64_t server = 0; server < 4; server++) {
+    for (uint64_t server = 0; server <= 4; server++) {
         w.calls = server << 61 | CALLS_FROM;
         uint64_t call = open_as(&root, COORD_INPUT, &rq);
         answer(1, call, 0);
