@@ -47,6 +47,12 @@ void spawn_limits_make(struct spawn *sp, const char *name, const Accel__V1__Atte
 {
     struct spawn_groups g = {.ranks_fd = -1, .shim_fd = -1};
     uint32_t pids = sp->rules.is_switching ? LIMIT_ATTEMPT_PIDS : 0;
+    if (sp->has_cgroups && sp->rules.is_switching) {
+        /* Shims of an earlier accel-spawn have left theirs, and we were not told of their ends. Of
+         * version 1 that waits for the next start: there, a shim joins later than its group is
+         * made. */
+        cgroup_remove_empty(&sp->cgroups);
+    }
     int fd = sp->has_cgroups ? cgroup_make(&sp->cgroups, name) : -1;
     fd = fd < 0 ? -1 : fd; /* the shim keeps the tree together without it */
     limits_make(&sp->limits, name, fd, spec, pids, &g.limits);
