@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """agents.py BUILD [COUNT]: many simulated nodes on one coordinator over mutual TLS.
 
-Prints, as JSON lines: the storm of first connections, memory of the coordinator for each node, its
-CPU at one beat each 10 s, and after a kill -9 and a restart of the coordinator how long until all
-nodes are back.  Beside it the machine's bound: handshakes a second of openssl's ECDSA P-256 on one
-core (one signature and two verifications for each).
+Prints, as JSON lines: the storm of first connections, memory of the coordinator for each node (of 8
+GPUs, with its session), its CPU at one beat each 10 s; how long a job over all nodes, a signal and a
+cancel take until the last node has them; and after a kill -9 and a restart of the coordinator how
+long until all nodes are back.  Beside it the machine's bounds: handshakes a second of openssl's
+ECDSA P-256 on one core (one signature and two verifications for each); 64 bytes written to each of
+as many bare TCP connections.
 """
 import json
 import os
@@ -68,7 +70,7 @@ def main():
     try:
         storm = json.loads(agents.stdout.readline())
         limit = bound()
-        say("storm", agents=COUNT, seconds=storm["seconds"],
+        say("storm", agents=COUNT, seconds=storm["seconds"], coordinator_cpu_s=cpu_s(coordinator.pid),
             handshakes_per_s=round(COUNT / storm["seconds"]),
             bound_per_s=limit and round(limit),
             ratio=limit and round(COUNT / storm["seconds"] / limit, 3))
@@ -79,6 +81,13 @@ def main():
         time.sleep(IDLE_S)
         share = (cpu_s(coordinator.pid) - used) / (time.monotonic() - began)
         say("beats", beats_per_s=COUNT / 10, coordinator_cpu_percent=round(share * 100, 2))
+        used = cpu_s(coordinator.pid)
+        agents.stdin.write(b"\n")
+        agents.stdin.flush()
+        for _ in range(4):
+            row = json.loads(agents.stdout.readline())
+            say("gang: " + row.pop("row"), **row)
+        say("gang: coordinator", cpu_s=round(cpu_s(coordinator.pid) - used, 2))
         for name, signo in (("kill", signal.SIGKILL), ("stop", signal.SIGTERM)):
             coordinator.send_signal(signo)
             coordinator.wait()

@@ -1,16 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Many nodes in one process, with acceld's own uplink and no worker: enrols COUNT of them, opens
- * all sessions at once, beats, and says on stdout, one JSON line each, when all are welcomed: at
- * first and after each loss (restart the coordinator to make one). Ends when stdin does.
+ * Many nodes of 8 GPUs in one process, with acceld's own uplink and no worker: enrols COUNT of
+ * them, opens all sessions at once, beats, and says on stdout, one JSON line each, when all are
+ * welcomed: at first and after each loss (restart the coordinator to make one). When a line comes
+ * on stdin: a gang of all of them is started, gets a signal and is cancelled; the lines say how
+ * long it took the last node to have it, and the bound is that many bytes over that many bare TCP
+ * connections. Ends when stdin does.
  *
  *   bench_agents COUNT SOCKET tcp:HOST:PORT DIR [BEAT_MS]
  *
  * SOCKET: of a coordinator whose admin we are. DIR: where the keys go.
  */
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,9 +36,15 @@
 
 #define COUNT_MAX 4000u
 #define BATCH     64u /* enrolments under way */
+#define GPUS      8u
+#define BYTES     64u /* of a command, for the bound */
+
+enum phase { IDLE, STARTING, SIGNALLED, STOPPING, ENDING }; /* of the gang */
 
 struct agent {
     unsigned index;
+    uint64_t job_id, era;
+    uint32_t attempt, first_rank;
     char name[32], dir[256];
     char *key, *csr;
     struct uplink *uplink;
@@ -48,6 +63,9 @@ static struct {
     uv_timer_t beat;
     uv_poll_t in;
     uint64_t beat_ms;
+    enum phase phase;
+    unsigned have; /* nodes that have what this phase brings them */
+    uint64_t job_id, sent_ns;
 } b = {.beat_ms = 10000};
 
 static void write_file(const char *dir, const char *name, const char *text)
@@ -133,7 +151,7 @@ static void enrol_next(void)
 
 static void send_up(struct agent *a, const Accel__V1__AgentUp *up)
 {
-    uint8_t buf[1024];
+    uint8_t buf[4096];
     size_t len = accel__v1__agent_up__get_packed_size(up);
     CHECK(len <= sizeof(buf));
     accel__v1__agent_up__pack(up, buf);
@@ -146,10 +164,24 @@ static void on_open(void *ctx)
     Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
     Accel__V1__Hello hello = ACCEL__V1__HELLO__INIT;
     Accel__V1__Node node = ACCEL__V1__NODE__INIT;
+    Accel__V1__Device gpus[GPUS], *list[GPUS];
+    char ids[GPUS][64];
+    for (uint32_t i = 0; i < GPUS; i++) {
+        accel__v1__device__init(list[i] = &gpus[i]);
+        snprintf(ids[i], sizeof(ids[i]), "gpu:GPU-%08x-1c5d-4f6a-9b1e-%012x", a->index, i);
+        gpus[i].id = ids[i];
+        gpus[i].visible = ids[i] + 4;
+        gpus[i].kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+        gpus[i].model = (char *)"NVIDIA H100 80GB HBM3";
+        gpus[i].memory_bytes = 80ull << 30;
+        gpus[i].index = i;
+    }
     node.name = a->name;
     node.address = (char *)"127.0.0.1";
     node.version = (char *)ACCEL_VERSION;
     node.incarnation = 1;
+    node.devices = list;
+    node.n_devices = GPUS;
     hello.node = &node;
     hello.machine_id = a->name;
     up.body_case = ACCEL__V1__AGENT_UP__BODY_HELLO;
@@ -169,10 +201,248 @@ static void report(const char *row)
     fflush(stdout);
 }
 
+/* --- one gang over all of them --- */
+
+static void call_job(const char *method, const ProtobufCMessage *rq,
+                     const ProtobufCMessageDescriptor *reply, enum phase next);
+
+/* Who reads what was written: one process for all, as there is one coordinator. */
+static void bound_child(const int *fds, int done_fd)
+{
+    char buf[BYTES];
+    struct pollfd *polls = xcalloc(b.count, sizeof(*polls));
+    for (unsigned i = 0; i < b.count; i++)
+        polls[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+    for (unsigned got = 0; got < b.count;) {
+        CHECK(poll(polls, b.count, -1) > 0);
+        for (unsigned i = 0; i < b.count; i++) {
+            if (!(polls[i].revents & POLLIN))
+                continue;
+            CHECK(read(polls[i].fd, buf, BYTES) == BYTES);
+            polls[i].fd = -1;
+            got++;
+        }
+    }
+    CHECK(write(done_fd, buf, 1) == 1);
+    _exit(0);
+}
+
+static double bound_ms(uint64_t *ret_took_ns)
+{
+    uint64_t begun_ns = bench_now_ns();
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(sa);
+    int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1, done[2];
+    int *near = xcalloc(b.count, sizeof(int)), *far = xcalloc(b.count, sizeof(int));
+    char buf[BYTES] = {0};
+    CHECK(bind(listener, (struct sockaddr *)&sa, len) == 0 && listen(listener, 128) == 0);
+    CHECK(getsockname(listener, (struct sockaddr *)&sa, &len) == 0 && pipe(done) == 0);
+    for (unsigned i = 0; i < b.count; i++) {
+        near[i] = socket(AF_INET, SOCK_STREAM, 0);
+        CHECK(connect(near[i], (struct sockaddr *)&sa, len) == 0);
+        CHECK(setsockopt(near[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) == 0);
+        CHECK((far[i] = accept(listener, NULL, NULL)) >= 0);
+    }
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        bound_child(far, done[1]);
+    }
+    uint64_t from_ns = bench_now_ns();
+    for (unsigned i = 0; i < b.count; i++)
+        CHECK(write(near[i], buf, BYTES) == BYTES);
+    CHECK(read(done[0], buf, 1) == 1);
+    double ms = (double)(bench_now_ns() - from_ns) / 1e6;
+    waitpid(pid, NULL, 0);
+    for (unsigned i = 0; i < b.count; i++) {
+        close(near[i]);
+        close(far[i]);
+    }
+    close(listener);
+    close(done[0]);
+    close(done[1]);
+    free(near);
+    free(far);
+    *ret_took_ns = bench_now_ns() - begun_ns;
+    return ms;
+}
+
+static void say_phase(const char *row, double bound)
+{
+    double ms = (double)(bench_now_ns() - b.sent_ns) / 1e6;
+    printf("{\"row\": \"%s\", \"nodes\": %u, \"ms\": %.1f", row, b.count, ms);
+    if (bound > 0)
+        printf(", \"bound_ms\": %.1f, \"ratio\": %.1f", bound, ms / bound);
+    puts("}");
+    fflush(stdout);
+}
+
+static void gang_signal(void)
+{
+    Accel__V1__SignalRequest rq = ACCEL__V1__SIGNAL_REQUEST__INIT;
+    rq.job_id = b.job_id;
+    rq.signo = 10;
+    call_job("/accel.v1.Jobs/Signal", &rq.base, &accel__v1__signal_reply__descriptor, SIGNALLED);
+}
+
+static void gang_cancel(void)
+{
+    Accel__V1__CancelRequest rq = ACCEL__V1__CANCEL_REQUEST__INIT;
+    uint8_t id[16] = {2};
+    rq.request_id = (ProtobufCBinaryData){sizeof(id), id};
+    rq.job_ids = &b.job_id;
+    rq.n_job_ids = 1;
+    call_job("/accel.v1.Jobs/Cancel", &rq.base, &accel__v1__cancel_reply__descriptor, STOPPING);
+}
+
+/* One node more has what this phase brings. */
+static void gang_has(enum phase phase)
+{
+    static double bound; /* measured once, when nobody waits for us */
+    uint64_t took_ns;
+    if (b.phase != phase || ++b.have < b.count)
+        return;
+    b.have = 0;
+    switch (phase) {
+    case STARTING:
+        say_phase("submit to the last node's Go", 0);
+        gang_signal();
+        break;
+    case SIGNALLED:
+        bound = bound_ms(&took_ns);
+        b.sent_ns += took_ns;
+        say_phase("signal to the last node", bound);
+        gang_cancel();
+        break;
+    case STOPPING:
+        say_phase("cancel to the last node", bound);
+        b.phase = ENDING; /* what was acknowledged meanwhile is counted from the first */
+        break;
+    default: break;
+    }
+}
+
+static unsigned acked;
+
+static void send_report(struct agent *a, bool is_end)
+{
+    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
+    Accel__V1__Report report = ACCEL__V1__REPORT__INIT;
+    Accel__V1__AttemptRef ref = ACCEL__V1__ATTEMPT_REF__INIT;
+    Accel__V1__AttemptStarted started = ACCEL__V1__ATTEMPT_STARTED__INIT;
+    Accel__V1__AttemptEnded ended = ACCEL__V1__ATTEMPT_ENDED__INIT;
+    Accel__V1__Rank ranks[GPUS], *list[GPUS];
+    ref.job_id = a->job_id;
+    ref.attempt = a->attempt;
+    ref.era = a->era;
+    for (uint32_t i = 0; i < GPUS; i++) {
+        accel__v1__rank__init(list[i] = &ranks[i]);
+        ranks[i].rank = a->first_rank + i;
+        ranks[i].local_rank = i;
+        ranks[i].pid = 100 + i;
+        ranks[i].exited = is_end;
+        ranks[i].signal = is_end ? 15 : 0;
+        ranks[i].stdout_path = ranks[i].stderr_path =
+            (ProtobufCBinaryData){16, (uint8_t *)"/var/lib/accel/0"};
+    }
+    started.ref = ended.ref = &ref;
+    started.ranks = ended.ranks = list;
+    started.n_ranks = ended.n_ranks = GPUS;
+    ended.cause = ACCEL__V1__CAUSE__CAUSE_CANCELLED;
+    ended.first_failed_rank = -1;
+    report.seq = is_end ? 2 : 1;
+    report.body_case = is_end ? ACCEL__V1__REPORT__BODY_ENDED : ACCEL__V1__REPORT__BODY_STARTED;
+    if (is_end)
+        report.ended = &ended;
+    else
+        report.started = &started;
+    up.body_case = ACCEL__V1__AGENT_UP__BODY_REPORT;
+    up.report = &report;
+    send_up(a, &up);
+}
+
+static void on_start(struct agent *a, const Accel__V1__Start *m)
+{
+    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
+    Accel__V1__Prepared prepared = ACCEL__V1__PREPARED__INIT;
+    prepared.ref = m->ref;
+    prepared.address = (char *)"127.0.0.1";
+    prepared.master_port = 20000;
+    up.body_case = ACCEL__V1__AGENT_UP__BODY_PREPARED;
+    up.prepared = &prepared;
+    a->job_id = m->ref->job_id;
+    a->attempt = m->ref->attempt;
+    a->era = m->ref->era;
+    a->first_rank = m->first_rank;
+    CHECK(m->prepare && m->local_size == GPUS);
+    send_up(a, &up);
+}
+
+static void on_command(struct agent *a, const Accel__V1__CoordDown *msg)
+{
+    switch (msg->body_case) {
+    case ACCEL__V1__COORD_DOWN__BODY_START: on_start(a, msg->start); break;
+    case ACCEL__V1__COORD_DOWN__BODY_GO:
+        send_report(a, false);
+        gang_has(STARTING);
+        break;
+    case ACCEL__V1__COORD_DOWN__BODY_SIGNAL: gang_has(SIGNALLED); break;
+    case ACCEL__V1__COORD_DOWN__BODY_STOP:
+        send_report(a, true);
+        gang_has(STOPPING);
+        break;
+    case ACCEL__V1__COORD_DOWN__BODY_REPORT_ACK:
+        if (msg->report_ack->seq == 2 && ++acked == b.count)
+            say_phase("cancel to the last end acknowledged", 0);
+        break;
+    default: break;
+    }
+}
+
+static void on_submitted(void *ctx, const ProtobufCMessage *msg)
+{
+    (void)ctx;
+    if (msg->descriptor == &accel__v1__submit_reply__descriptor)
+        b.job_id = ((const Accel__V1__SubmitReply *)msg)->job_id;
+}
+
+static void call_job(const char *method, const ProtobufCMessage *rq,
+                     const ProtobufCMessageDescriptor *reply, enum phase next)
+{
+    static const struct rpc_call_handlers handlers = {on_submitted, on_end};
+    b.phase = next;
+    b.sent_ns = bench_now_ns();
+    rpc_channel_call(b.local, method, rq, reply, &handlers, NULL);
+}
+
+static void gang_submit(void)
+{
+    Accel__V1__SubmitRequest rq = ACCEL__V1__SUBMIT_REQUEST__INIT;
+    Accel__V1__JobSpec spec = ACCEL__V1__JOB_SPEC__INIT;
+    ProtobufCBinaryData argv = {9, (uint8_t *)"/bin/true"};
+    uint8_t id[16] = {1};
+    spec.argv = &argv;
+    spec.n_argv = 1;
+    spec.cwd = (ProtobufCBinaryData){1, (uint8_t *)"/"};
+    spec.nodes = b.count;
+    spec.procs_per_node = GPUS;
+    spec.device_kind = ACCEL__V1__DEVICE_KIND__DEVICE_GPU;
+    rq.request_id = (ProtobufCBinaryData){sizeof(id), id};
+    rq.spec = &spec;
+    call_job("/accel.v1.Jobs/Submit", &rq.base, &accel__v1__submit_reply__descriptor, STARTING);
+}
+
+/* --- the storm --- */
+
 static void on_down(void *ctx, const Accel__V1__CoordDown *msg)
 {
     struct agent *a = ctx;
-    if (msg->body_case != ACCEL__V1__COORD_DOWN__BODY_WELCOME || a->is_welcomed)
+    if (msg->body_case != ACCEL__V1__COORD_DOWN__BODY_WELCOME) {
+        on_command(a, msg);
+        return;
+    }
+    if (a->is_welcomed)
         return;
     a->is_welcomed = true;
     if (++b.welcomed < b.count)
@@ -218,6 +488,8 @@ static void on_stdin(uv_poll_t *poll, int status, int events)
     (void)events;
     if (read(0, &byte, 1) <= 0)
         _exit(0); /* the sessions' ends are no part of what is measured */
+    if (b.phase == IDLE && b.count > 1)
+        gang_submit();
 }
 
 int main(int argc, char **argv)
@@ -250,7 +522,6 @@ int main(int argc, char **argv)
     while (b.enrolled < b.count)
         uv_run(&b.loop, UV_RUN_ONCE);
     rpc_channel_close(b.enrol, NULL, NULL);
-    rpc_channel_close(b.local, NULL, NULL);
     b.since_ns = bench_now_ns();
     b.is_storm = true;
     for (unsigned i = 0; i < b.count; i++)
