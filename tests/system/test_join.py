@@ -6,6 +6,7 @@ whose first enrolment was cut off; and what a token that is no good leaves as it
 Real daemons over loopback with real certificates.
 """
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -232,6 +233,22 @@ def provisioning(c, site):
     check_equal(files(site, "n1"), first, "what it has")
     acceld(site, "n1").expect("welcomed")
     check_equal(nodes(c), ["n1"], "nodes")
+
+
+@site_test("provisioning as root: what was written belongs to the user that acceld becomes",
+           needs_root=True)
+def provisioning_as_root(c, site):
+    site.node_state = lambda name: os.path.join(site.folder, name)  # the user nobody gets there
+    args = ("--user", "nobody", "--min-uid", "1000")
+    done = enrol_only(c, site, "n1", "--join", site.token(), "--node-name", "n1", *args)
+    check_equal((done.returncode, done.stdout), (0, "n1\n"), done.stderr)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    for name in files(site, "n1"):
+        path = os.path.join(site.node_state("n1"), "tls", name)
+        check_equal((os.stat(path).st_uid, os.stat(path).st_mode & 0o777), (nobody, 0o600), path)
+    p = acceld(site, "n1", *args)
+    p.expect("welcomed")
+    stop(p, site)
 
 
 @site_test("a replacement of the files that was cut off anywhere: finished, or as it was before")
