@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/base.h"
+#include "common/str.h"
 
 #define PACK_STACK_BYTES 2048u /* a plain answer fits, and costs no allocation of its own */
 
@@ -251,4 +252,42 @@ uint8_t *pack_message(const ProtobufCMessage *msg, struct arena *a, size_t *ret_
     if (o.is_heap)
         free(o.base);
     return packed;
+}
+
+/* --- strings --- */
+
+static bool is_filled(const ProtobufCMessage *msg, const ProtobufCFieldDescriptor *f)
+{
+    const uint32_t *which = (const uint32_t *)((const char *)msg + f->quantifier_offset);
+    return !(f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) || *which == f->id;
+}
+
+static void clean_one(const ProtobufCFieldDescriptor *f, void *value)
+{
+    if (!value)
+        return;
+    if (f->type == PROTOBUF_C_TYPE_STRING)
+        make_utf8(value);
+    else
+        message_clean(value);
+}
+
+void message_clean(ProtobufCMessage *msg)
+{
+    const ProtobufCMessageDescriptor *type = msg->descriptor;
+
+    for (unsigned i = 0; i < type->n_fields; i++) {
+        const ProtobufCFieldDescriptor *f = &type->fields[i];
+        void *at = (char *)msg + f->offset;
+        if (f->type != PROTOBUF_C_TYPE_STRING && f->type != PROTOBUF_C_TYPE_MESSAGE)
+            continue;
+        if (f->label != PROTOBUF_C_LABEL_REPEATED) {
+            if (is_filled(msg, f))
+                clean_one(f, *(void **)at);
+            continue;
+        }
+        size_t count = *(const size_t *)((const char *)msg + f->quantifier_offset);
+        for (size_t k = 0; k < count; k++)
+            clean_one(f, (*(void ***)at)[k]);
+    }
 }

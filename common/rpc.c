@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/pack.h"
+
 static_assert((uint64_t)LIMIT_CONNECTIONS * LIMIT_CALLS_PER_CONNECTION <= 1u << RPC_SLOT_BITS,
               "slots");
 static_assert(LIMIT_CALLS_PER_CONNECTION == 1024u, "ids of calls: 10 bits of slot, 22 of serial");
@@ -228,8 +230,8 @@ static void unpack_free(void *arena, void *p)
     (void)p;
 }
 
-const ProtobufCMessage *rpc_unpack(struct arena *a, const ProtobufCMessageDescriptor *type,
-                                   const uint8_t *p, size_t len)
+ProtobufCMessage *rpc_unpack(struct arena *a, const ProtobufCMessageDescriptor *type,
+                             const uint8_t *p, size_t len)
 {
     ProtobufCAllocator alloc = {unpack_alloc, unpack_free, a};
     return protobuf_c_message_unpack(type, &alloc, len, p);
@@ -474,7 +476,10 @@ static int request_unpack(struct rpc_core *core, const struct rpc_frame *f,
         return error_set(err, ACCEL_EFULL,
                          "the request of %zu bytes is above the limit of %u bytes of %s",
                          f->body_len, m->cap_bytes, m->name);
-    *ret_msg = rpc_unpack(&core->arena, m->request, f->body, f->body_len);
+    ProtobufCMessage *msg = rpc_unpack(&core->arena, m->request, f->body, f->body_len);
+    if (msg)
+        message_clean(msg); /* what comes in is shown to others */
+    *ret_msg = msg;
     if (!*ret_msg)
         return error_set(err, ACCEL_EINVAL, "the request to %s cannot be decoded as %s", m->name,
                          m->request->name);

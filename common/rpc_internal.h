@@ -94,7 +94,7 @@ void rpc_frame_add(struct rpc_buf *out, const struct rpc_frame *f);
 int rpc_frame_parse(const uint8_t *p, size_t len, struct rpc_frame *ret_frame);
 
 /* Unpacks into the arena; NULL: not a message of that type. */
-const ProtobufCMessage *rpc_unpack(struct arena *a, const ProtobufCMessageDescriptor *type,
+ProtobufCMessage *rpc_unpack(struct arena *a, const ProtobufCMessageDescriptor *type,
                                    const uint8_t *p, size_t len);
 /* Forgets the arena's content, and its memory too when a message was large. */
 void rpc_arena_reset(struct arena *a);

@@ -426,6 +426,23 @@ bool is_utf8(const void *p, size_t len)
     return true;
 }
 
+void make_utf8(char *text)
+{
+    unsigned char *p = (unsigned char *)text;
+    size_t left = strlen(text);
+    uint32_t c;
+
+    while (left > 0) {
+        size_t n = *p < 0x80 ? 1 : utf8_next(p, left, &c);
+        if (n == 0) {
+            *p = '?';
+            n = 1;
+        }
+        p += n;
+        left -= n;
+    }
+}
+
 /* Controls, and what turns the direction of the line around: neither may reach a terminal from a
  * job's text. */
 static bool is_printable(uint32_t c)

@@ -44,5 +44,8 @@ unsigned edit_distance(const char *a, const char *b, unsigned max);
  * quoted if needed. */
 void str_add_shell_quoted(struct str *s, const void *p, size_t len);
 bool is_utf8(const void *p, size_t len);
+/* Every byte that is not part of a UTF-8 character becomes '?'. A text that is one is not written
+ * to, so it may be a constant. */
+void make_utf8(char *text);
 
 #endif

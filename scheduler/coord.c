@@ -85,6 +85,7 @@ void out_fail(struct coord *c, uint64_t call, int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
+    make_utf8(text);
     struct coord_output *o = output_add(c, call);
     o->is_end = true;
     o->code = code;

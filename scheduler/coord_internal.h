@@ -219,8 +219,8 @@ enum session_event {
     SESSION_EVENT_COUNT
 };
 
-/* Numbers that the core gives itself. The highest three bits of a transport's call are the number of
- * its server, 4 at most (remote_call_tag). */
+/* Numbers that the core gives itself. The highest three bits of a transport's call are the number
+ * of its server, 4 at most (remote_call_tag). */
 #define CALL_TAG(id)   ((unsigned)((id) >> 61))
 #define CALL_TAG_PART  6u /* of a CALL_LOG_PART */
 #define CALL_TAG_INPUT 7u /* of an Input of our own, to a node */

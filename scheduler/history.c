@@ -111,6 +111,7 @@ uint64_t history_add(struct coord *c, enum event_kind kind, uint64_t job_id, uin
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
+    make_utf8(text);
     struct history_event *e = ring_add(c);
     e->seq = c->seq_next++;
     e->time_ms = c->wall_ms;

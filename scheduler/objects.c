@@ -152,6 +152,8 @@ void job_set_text(char **field, const char *text)
 {
     free(*field);
     *field = text && *text ? xstrdup(text) : NULL;
+    if (*field)
+        make_utf8(*field); /* it may have been cut, or hold somebody's path */
 }
 
 /* --- attempts --- */

@@ -3,6 +3,7 @@
  * What the history says of a node's accelerators: once each time one breaks, goes, or is fit for
  * use again; nothing of who uses one, and not without bound.
  */
+#include "common/str.h"
 #include "tests/unit/core_world.h"
 
 #define DEVICES_MAX 4
@@ -148,6 +149,31 @@ static void test_not_without_bound(void **state)
     assert_int_equal(count_lines(news()), LIMIT_DEVICE_EVENTS + 2);
 }
 
+/* Texts that are cut are not cut within a character: other parsers would refuse the message. */
+static void test_cut_texts_are_utf8(void **state)
+{
+    Accel__V1__SubmitRequest rq = ACCEL__V1__SUBMIT_REQUEST__INIT;
+    Accel__V1__JobSpec spec = ACCEL__V1__JOB_SPEC__INIT;
+    uint8_t id[LIMIT_REQUEST_ID_BYTES] = {1};
+    char text[LIMIT_REASON_BYTES * 2] = "", odd[LIMIT_REASON_BYTES * 2 + 1];
+
+    (void)state;
+    while (strlen(text) + 3 < sizeof(text))
+        strncat(text, "\xc3\xa9", 3);
+    for (int shift = 0; shift < 2; shift++) {
+        snprintf(odd, sizeof(odd), "%s%s", shift ? "a" : "", text);
+        GREET({"gpu:1"});
+        BEAT({"gpu:1", odd});
+        assert_true(is_utf8(news(), strlen(news())));
+        rq.request_id = (ProtobufCBinaryData){sizeof(id), id};
+        rq.spec = &spec;
+        spec.name = odd;
+        const struct coord_output *o = said_to(open_as(&root, COORD_SUBMIT, &rq));
+        assert_int_equal(o->code, ACCEL_EINVAL);
+        assert_true(is_utf8(o->text, strlen(o->text)));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -156,6 +182,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_devices_that_come_and_go, setup, teardown),
         cmocka_unit_test_setup_teardown(test_who_uses_it_is_no_news, setup, teardown),
         cmocka_unit_test_setup_teardown(test_not_without_bound, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cut_texts_are_utf8, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What leaves the history by its age, and what does not because the wall clock has jumped.
+ * What leaves the history by its age, and what does not because the wall clock has jumped: ahead,
+ * again, back, in small steps, or while there was no coordinator.
  */
 #include "tests/unit/core_world.h"
 

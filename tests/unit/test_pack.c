@@ -156,11 +156,51 @@ static void test_empty(void **state)
     (void)state;
 }
 
+/* --- strings --- */
+
+static void test_strings_are_made_utf8(void **state)
+{
+    static const char bad[] = "a\xff\xc3", rest[] = "a??";
+    Accel__V1__AgentUp up = ACCEL__V1__AGENT_UP__INIT;
+    Accel__V1__Hello hello = ACCEL__V1__HELLO__INIT;
+    Accel__V1__Node node = ACCEL__V1__NODE__INIT;
+    Accel__V1__Device device = ACCEL__V1__DEVICE__INIT, *devices = &device;
+    Accel__V1__Rank rank = ACCEL__V1__RANK__INIT;
+    char *limits[] = {(char *)bad, (char *)"\xc3\xa9t\xc3\xa9"}, copy[64];
+    size_t len;
+
+    (void)state;
+    node.name = (char *)"n\xf0\x9f\x98\x80";
+    node.limits = limits;
+    node.n_limits = 2;
+    device.fault = (char *)bad;
+    node.devices = &devices;
+    node.n_devices = 1;
+    hello.node = &node;
+    up.body_case = ACCEL__V1__AGENT_UP__BODY_HELLO; /* one of a oneof; the others are not there */
+    up.hello = &hello;
+    const uint8_t *packed = pack_message(&up.base, &arena, &len);
+    Accel__V1__AgentUp *m = accel__v1__agent_up__unpack(NULL, len, packed);
+    message_clean(&m->base);
+    assert_string_equal(m->hello->node->name, node.name);
+    assert_string_equal(m->hello->node->limits[0], rest);
+    assert_string_equal(m->hello->node->limits[1], limits[1]);
+    assert_string_equal(m->hello->node->devices[0]->fault, rest);
+    accel__v1__agent_up__free_unpacked(m, NULL);
+
+    rank.error = memcpy(copy, bad, sizeof(bad));
+    rank.stderr_path = (ProtobufCBinaryData){3, (uint8_t *)bad}; /* bytes are bytes */
+    message_clean(&rank.base);
+    assert_string_equal(rank.error, rest);
+    assert_memory_equal(rank.stderr_path.data, bad, 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bytes),
         cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_strings_are_made_utf8),
     };
     return cmocka_run_group_tests_name("pack", tests, NULL, NULL);
 }
