@@ -25,12 +25,12 @@
  *                    the next acceld tells a live shim from a dead one.
  *     R.out R.err    rank R's stdout and stderr, segment 0; R.out.1, R.out.2 ... are the following
  *                    segments, each of exactly LIMIT_OUTPUT_SEGMENT_BYTES (S) but the last. Segment
- *                    i covers stream bytes [i*S, (i+1)*S). When more than output_cap_bytes / S
- *                    (default LIMIT_OUTPUT_SEGMENTS, at least 2) would be kept, the oldest but
- *                    segment 0 goes, and segment 0 gets one line after its first S bytes, rewritten
- *                    in place: "\n[accel: output from byte A to byte B was cut]\n". What could not
- *                    be written (disk full) does not count as stream bytes; once writing works
- *                    again the stream itself says "\n[accel: N bytes of output were lost: why]\n".
+ *                    i covers stream bytes [i*S, (i+1)*S). When more than LIMIT_OUTPUT_SEGMENTS
+ *                    would be kept, the oldest but segment 0 goes, and segment 0 gets one line
+ *                    after its first S bytes, rewritten in place:
+ *                    "\n[accel: output from byte A to byte B was cut]\n". What could not be
+ *                    written (disk full) does not count as stream bytes; once writing works again
+ *                    the stream itself says "\n[accel: N bytes of output were lost: why]\n".
  * Beside it: JOB.work/tree, the directory that the job has brought (AttemptSpec.archive), unpacked
  * by the first shim that needs it and kept for the job's later attempts.
  *     exit.tmp       room kept for the exit record, so that a full disk cannot prevent it

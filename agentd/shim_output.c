@@ -42,20 +42,11 @@ static int segment_create(struct shim *s, const struct shim_rank *k, size_t whic
     return fd < 0 ? -errno : fd;
 }
 
-/* Segments above 0 that may stay. */
-static uint32_t segments_kept(const struct shim *s)
-{
-    uint64_t cap = s->spec->output_cap_bytes != 0 ? s->spec->output_cap_bytes
-                                                  : (uint64_t)LIMIT_OUTPUT_STREAM_BYTES;
-    uint64_t n = cap / SEGMENT;
-    return (uint32_t)(n < 2 ? 1 : MIN(n, (uint64_t)UINT32_MAX) - 1);
-}
-
 /* Makes room for segment `next`: the mark first, so that nobody finds a hole unexplained. */
 static void rotate(struct shim *s, struct shim_rank *k, size_t which, uint32_t next)
 {
     struct shim_stream *st = &k->streams[which];
-    uint32_t kept = segments_kept(s);
+    const uint32_t kept = LIMIT_OUTPUT_SEGMENTS - 1; /* above 0 */
     char name[48];
     if (next < st->oldest + kept) {
         return;

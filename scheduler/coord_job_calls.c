@@ -222,15 +222,9 @@ void call_submit(struct coord *c, const struct coord_event *ev)
 static bool list_wants(const Accel__V1__ListRequest *rq, const struct coord_event *ev,
                        const struct job *j)
 {
-    bool by_state = rq->n_states == 0;
-
     if (!rq->all_users && !job_is_of(j, ev->who))
         return false;
-    for (size_t i = 0; i < rq->n_states; i++)
-        by_state |= rq->states[i] == job_state_to_proto(j->state);
-    if (!by_state)
-        return false;
-    return rq->all_states || rq->n_states || job_is_live(j);
+    return rq->all_states || job_is_live(j);
 }
 
 /* True when the list is short enough to be gone through. */

@@ -171,12 +171,8 @@ static void add_list(struct str *out)
 {
     Accel__V1__ListRequest m = ACCEL__V1__LIST_REQUEST__INIT;
     uint64_t ids[] = {1, 300, UINT64_MAX};
-    Accel__V1__JobState states[] = {ACCEL__V1__JOB_STATE__JOB_RUNNING,
-                                    ACCEL__V1__JOB_STATE__JOB_ENDED};
     m.n_ids = 3;
     m.ids = ids;
-    m.n_states = 2;
-    m.states = states;
     add(out, &m.base);
 }
 
