@@ -5,10 +5,13 @@ whose first enrolment was cut off; and what a token that is no good leaves as it
 
 Real daemons over loopback with real certificates.
 """
+import hashlib
+import hmac
 import os
 import pwd
 import re
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -142,6 +145,12 @@ def put_back(c, site):
     p = acceld(site, "n1")
     p.expect("welcomed")
     seal = os.path.join(site.node_state("n1"), "seal")
+    with open(os.path.join(site.state, "tls", "ca.key"), "rb") as f:
+        key = hashlib.sha256(b"accel seal of eras and epochs\n" + f.read()).digest()
+    with open(seal) as f:
+        era, epoch, proof = f.read().split()
+    text = struct.pack(">QQ", int(era), int(epoch))
+    check_equal(proof, hmac.new(key, text, "sha256").hexdigest(), "the seal, by another program")
     stop(p, site)
     site.stop(site.coordinator)
     site.coordinator = site.start_coordinator()  # an epoch that the backup does not know
