@@ -21,7 +21,7 @@
 #define IDLE_MS           300000 /* a connection without a call; agents always have one */
 #define PING_MIN_MS       500    /* who asks more often is sent away; acceld: 1 s at least */
 #define METADATA_BYTES    16384  /* of one call's headers; refused */
-#define FRAME_BYTES       8192   /* of TLS, sent: each connection has such a buffer; usual: 16384 */
+#define FRAME_BYTES       4096   /* of TLS, sent: each connection has such a buffer; usual: 16384 */
 #define TAG_SHIFT         (61 - RPC_SLOT_BITS) /* remote_call_tag(); see rpc_core.serial */
 
 struct accept {

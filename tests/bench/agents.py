@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """agents.py BUILD [COUNT]: many simulated nodes on one coordinator over mutual TLS.
 
-Prints, as JSON lines: the storm of first connections, memory of the coordinator for each node (of 8
-GPUs, with its session), its CPU at one beat each 10 s; how long a job over all nodes, a signal and a
-cancel take until the last node has them; and after a kill -9 and a restart of the coordinator how
-long until all nodes are back.  Beside it the machine's bounds: handshakes a second of openssl's
+Prints, as JSON lines: the storm of first connections, memory of the coordinator for each node (of
+8 linked GPUs, with its session), its CPU at one beat each 10 s; how long a job over all nodes, a
+signal and a cancel take until the last node has them; and after a kill -9 and a restart of the
+coordinator how long until all nodes are back.  Beside it the machine's bounds: handshakes a second of openssl's
 ECDSA P-256 on one core (one signature and two verifications for each); 64 bytes written to each of
 as many bare TCP connections.
 """
@@ -70,7 +70,8 @@ def main():
     try:
         storm = json.loads(agents.stdout.readline())
         limit = bound()
-        say("storm", agents=COUNT, seconds=storm["seconds"], coordinator_cpu_s=cpu_s(coordinator.pid),
+        say("storm", agents=COUNT, seconds=storm["seconds"],
+            coordinator_cpu_s=cpu_s(coordinator.pid),
             handshakes_per_s=round(COUNT / storm["seconds"]),
             bound_per_s=limit and round(limit),
             ratio=limit and round(COUNT / storm["seconds"] / limit, 3))

@@ -165,7 +165,12 @@ static void on_open(void *ctx)
     Accel__V1__Hello hello = ACCEL__V1__HELLO__INIT;
     Accel__V1__Node node = ACCEL__V1__NODE__INIT;
     Accel__V1__Device gpus[GPUS], *list[GPUS];
-    char ids[GPUS][64];
+    Accel__V1__DeviceLink link = ACCEL__V1__DEVICE_LINK__INIT, *links[GPUS - 1];
+    char ids[GPUS][64], *paths[] = {(char *)"/dev/nvidia0"};
+    link.kind = (char *)"nvlink";
+    link.count = 18;
+    for (uint32_t i = 0; i < GPUS - 1; i++)
+        links[i] = &link;
     for (uint32_t i = 0; i < GPUS; i++) {
         accel__v1__device__init(list[i] = &gpus[i]);
         snprintf(ids[i], sizeof(ids[i]), "gpu:GPU-%08x-1c5d-4f6a-9b1e-%012x", a->index, i);
@@ -175,6 +180,12 @@ static void on_open(void *ctx)
         gpus[i].model = (char *)"NVIDIA H100 80GB HBM3";
         gpus[i].memory_bytes = 80ull << 30;
         gpus[i].index = i;
+        gpus[i].vendor = (char *)"nvidia";
+        gpus[i].bus = (char *)"0000:3b:00.0";
+        gpus[i].paths = paths;
+        gpus[i].n_paths = 1;
+        gpus[i].links = links;
+        gpus[i].n_links = GPUS - 1;
     }
     node.name = a->name;
     node.address = (char *)"127.0.0.1";
