@@ -5,9 +5,9 @@
 Prints, as JSON lines: the storm of first connections, memory of the coordinator for each node (of
 8 linked GPUs, with its session), its CPU at one beat each 10 s; how long a job over all nodes, a
 signal and a cancel take until the last node has them; and after a kill -9 and a restart of the
-coordinator how long until all nodes are back.  Beside it the machine's bounds: handshakes a second of openssl's
-ECDSA P-256 on one core (one signature and two verifications for each); 64 bytes written to each of
-as many bare TCP connections.
+coordinator how long until all nodes are back.  Beside it the machine's bounds: handshakes a second
+of openssl's ECDSA P-256 on one core (one signature and two verifications for each); 64 bytes
+written to each of as many bare TCP connections.
 """
 import json
 import os
