@@ -12,8 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define EXIT_CODE_PIPE 141 /* 128 + SIGPIPE, what a shell shows for `yes | head` */
-
 char **cli_argv;
 
 bool color_is_wanted(const char *choice, bool is_tty)

@@ -23,6 +23,7 @@ enum exit_code {
     EXIT_CODE_NOT_FOUND = 127,
     EXIT_CODE_SIGNAL = 128, /* + signal */
     EXIT_CODE_INTERRUPTED = 130,
+    EXIT_CODE_PIPE = 141, /* 128 + SIGPIPE, what a shell shows for `yes | head` */
 };
 
 struct cli {

@@ -207,6 +207,8 @@ int verb_events(struct cli *cli)
         else
             h.table = table_create(columns, ARRAY_LEN(columns), h.form == VIEW_WIDE);
         session_attach(h.session, &hooks, &h);
+        if (h.is_following)
+            session_end_with_reader(h.session);
         begin(&h);
         while (!h.is_over)
             uv_run(session_loop(h.session), UV_RUN_ONCE);

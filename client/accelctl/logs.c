@@ -128,6 +128,7 @@ static int run(struct logs *l, struct accel_error *err)
         return 0;
     set_up_follow(l);
     session_attach(l->session, &hooks, l);
+    session_end_with_reader(l->session);
     if (option_given(o, OPT_FOLLOW) && !option_given(o, OPT_ATTEMPT)) {
         a->session = l->session;
         a->has_follow = true;

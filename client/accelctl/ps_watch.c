@@ -378,6 +378,7 @@ int ps_watch(struct listing *l, struct session *session, struct accel_error *err
         l->table = ps_table(l);
     w.is_redrawing = l->table && isatty(STDOUT_FILENO) && term && strcmp(term, "dumb") != 0;
     session_attach(session, &hooks, &w);
+    session_end_with_reader(session);
     uv_timer_init(session_loop(session), &w.pause);
     w.pause.data = &w;
     w.pause.timer_cb = on_pause_over;

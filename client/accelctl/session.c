@@ -9,7 +9,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "accel/v1/admin.pb-c.h"
@@ -47,6 +49,8 @@ struct session {
     struct embedded_start agent;
     bool is_agent_starting;
     unsigned checks; /* of session_check_agent that are under way */
+    int reader_fd;   /* an epoll that has stdout in it; -1: none */
+    uv_poll_t reader_poll;
     bool is_closing;
     struct {
         bool is_done;
@@ -281,7 +285,7 @@ static int open_with(const struct cli *cli, bool may_start, struct session **ret
         return error_sys(err, -r, "cannot begin to talk to the coordinator");
     }
     s->may_start = may_start;
-    s->agent.ready_fd = s->agent.lock_fd = -1;
+    s->agent.ready_fd = s->agent.lock_fd = s->reader_fd = -1;
     uv_timer_init(&s->loop, &s->retry);
     s->retry.data = s;
     s->retry.timer_cb = on_retry;
@@ -320,7 +324,10 @@ void session_close(struct session *s)
     uv_close((uv_handle_t *)&s->retry, NULL);
     if (s->is_agent_starting)
         uv_close((uv_handle_t *)&s->agent_poll, NULL);
+    if (s->reader_fd >= 0)
+        uv_close((uv_handle_t *)&s->reader_poll, NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT);
+    base_close_fd(&s->reader_fd);
     embedded_start_done(&s->agent);
     uv_loop_close(&s->loop);
     credentials_done(&s->credentials);
@@ -395,6 +402,30 @@ int session_call(struct session *s, const char *method, const ProtobufCMessage *
             rpc_channel_close(STEAL_PTR(s->channel), NULL, NULL);
     }
     return code;
+}
+
+/* --- the reader of stdout --- */
+
+static void on_reader_gone(uv_poll_t *poll, int status, int events)
+{
+    _exit(EXIT_CODE_PIPE);
+}
+
+void session_end_with_reader(struct session *s)
+{
+    struct epoll_event none = {0}; /* an error is always told */
+    struct stat st;
+
+    if (s->reader_fd >= 0 || fstat(STDOUT_FILENO, &st) < 0 ||
+        (!S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode)))
+        return;
+    /* Not stdout itself: libuv would make it non-blocking, for all who share it. */
+    AUTO_CLOSE int fd = epoll_create1(EPOLL_CLOEXEC);
+    if (fd < 0 || epoll_ctl(fd, EPOLL_CTL_ADD, STDOUT_FILENO, &none) < 0 ||
+        uv_poll_init(&s->loop, &s->reader_poll, fd) < 0)
+        return; /* then the next write finds out */
+    s->reader_fd = STEAL_FD(fd);
+    uv_poll_start(&s->reader_poll, UV_READABLE, on_reader_gone);
 }
 
 /* --- the node daemon --- */

@@ -40,6 +40,9 @@ struct session_hooks {
     void (*on_gone)(void *ctx, const struct accel_error *err); /* and will not come back */
 };
 void session_attach(struct session *s, const struct session_hooks *hooks, void *ctx);
+/* For verbs that go on: from now on a pipe on stdout whose reader has gone ends the program
+ * silently, as the next write to it would. */
+void session_end_with_reader(struct session *s);
 
 /* Starts acceld if the coordinator is the embedded one; what goes wrong is told on stderr.
  * Returns at once; the loop does the rest. */

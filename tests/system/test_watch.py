@@ -107,6 +107,19 @@ def redrawn(c):
     c.wait(job, 0)
 
 
+@test("a reader that goes away ends what goes on, without another line")
+def reader_gone(c):
+    gate = c.gate("gate")
+    job = c.submit("sh", "-c", "echo one; read x < %s" % gate.path)
+    c.wait(job, running=True)
+    for verb in (["ps", "-w"], ["events", "-w"], ["logs", "-f", job]):
+        script = '"$0" "$@" | head -n 1 >/dev/null; echo ${PIPESTATUS[0]}'
+        result = c.run(*verb, prefix=["bash", "-c", script])
+        check_equal((result.out, result.err), ("141\n", ""), str(verb))
+    gate.open()
+    c.wait(job, 0)
+
+
 @test("a terminal without a cursor gets rows, one below the other")
 def dumb(c):
     screen = Screen(c, "ps", "-w", "-a", TERM="dumb")
