@@ -42,14 +42,8 @@ static const char *const state_names[] = {"GREETING", "OPEN", "CLOSED"};
 static const char *const event_names[] = {"WELCOME", "COMMAND", "ABORT", "LOST"};
 static const char *const effect_names[] = {"CLOSE", "PERSIST", "RESEND"};
 
-#define MOVE(s, e, g, n, fx)                                                                       \
-    {                                                                                              \
-        SESSION_##s, SESSION_##e, g, LIFECYCLE_MOVE, SESSION_##n, fx, NULL                         \
-    }
-#define IGNORE(s, e, why)                                                                          \
-    {                                                                                              \
-        SESSION_##s, SESSION_##e, NULL, LIFECYCLE_IGNORE, SESSION_##s, 0, why                      \
-    }
+#define MOVE(s, e, g, n, fx) LIFECYCLE_ROW(SESSION, SESSION, s, e, g, MOVE, n, fx, NULL)
+#define IGNORE(s, e, why)    LIFECYCLE_ROW(SESSION, SESSION, s, e, NULL, IGNORE, s, 0, why)
 
 static const struct lifecycle_row rows[] = {
     MOVE(GREETING, WELCOME, &guard_stale, CLOSED, EFFECT_CLOSE),

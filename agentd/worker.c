@@ -20,19 +20,10 @@ static const char *const state_names[] = {"PREPARED", "RUNNING", "STOPPING", "EX
 static const char *const event_names[] = {"STARTED", "UNSTARTED", "STOP", "EXIT", "FAIL", "SWEPT"};
 static const char *const effect_names[] = {"LEAVE", "FAILED", "UNSTARTED"};
 
-#define LEAVE WORKER_EFFECT_LEAVE
-#define MOVE(s, e, n, fx)                                                                          \
-    {                                                                                              \
-        WORKER_##s, WORKER_##e, NULL, LIFECYCLE_MOVE, WORKER_##n, fx, NULL                         \
-    }
-#define MOVE_IF(s, e, g, n, fx)                                                                    \
-    {                                                                                              \
-        WORKER_##s, WORKER_##e, g, LIFECYCLE_MOVE, WORKER_##n, fx, NULL                            \
-    }
-#define IGNORE(s, e, why)                                                                          \
-    {                                                                                              \
-        WORKER_##s, WORKER_##e, NULL, LIFECYCLE_IGNORE, WORKER_##s, 0, why                         \
-    }
+#define LEAVE                   WORKER_EFFECT_LEAVE
+#define MOVE(s, e, n, fx)       LIFECYCLE_ROW(WORKER, WORKER, s, e, NULL, MOVE, n, fx, NULL)
+#define MOVE_IF(s, e, g, n, fx) LIFECYCLE_ROW(WORKER, WORKER, s, e, g, MOVE, n, fx, NULL)
+#define IGNORE(s, e, why)       LIFECYCLE_ROW(WORKER, WORKER, s, e, NULL, IGNORE, s, 0, why)
 
 static const struct lifecycle_row rows[] = {
     MOVE(PREPARED, STARTED, RUNNING, 0),

@@ -36,6 +36,14 @@ struct lifecycle_row {
     const char *why;  /* IGNORE and REFUSE: required; MOVE: may be NULL */
 };
 
+/* A row of a table whose states are P_... and whose events are E_..., for the short names of a
+ * table: #define MOVE(s, e, n, fx) LIFECYCLE_ROW(JOB, JOB_EV, s, e, NULL, MOVE, n, fx, NULL) No
+ * event may then be a macro of its own. */
+#define LIFECYCLE_ROW(P, E, state, event, guard, kind, next, effects, why)                         \
+    {                                                                                              \
+        P##_##state, E##_##event, guard, LIFECYCLE_##kind, P##_##next, effects, why                \
+    }
+
 struct lifecycle {
     const char *name; /* "job" */
     const char *const *state_names;

@@ -23,18 +23,9 @@ enum session_effect {
     EFFECT_TELL_NODE = 1 << 3,
 };
 
-#define MOVE(s, e, n, fx)                                                                          \
-    {                                                                                              \
-        SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_MOVE, SESSION_##n, fx, NULL                   \
-    }
-#define IGNORE(s, e, why)                                                                          \
-    {                                                                                              \
-        SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_IGNORE, SESSION_##s, 0, why                   \
-    }
-#define REFUSE(s, e, why)                                                                          \
-    {                                                                                              \
-        SESSION_##s, SESSION_EV_##e, NULL, LIFECYCLE_REFUSE, SESSION_##s, 0, why                   \
-    }
+#define MOVE(s, e, n, fx) LIFECYCLE_ROW(SESSION, SESSION_EV, s, e, NULL, MOVE, n, fx, NULL)
+#define IGNORE(s, e, why) LIFECYCLE_ROW(SESSION, SESSION_EV, s, e, NULL, IGNORE, s, 0, why)
+#define REFUSE(s, e, why) LIFECYCLE_ROW(SESSION, SESSION_EV, s, e, NULL, REFUSE, s, 0, why)
 
 static const struct lifecycle_row rows[] = {
     MOVE(OPENING, HELLO, LIVE, EFFECT_BIND),

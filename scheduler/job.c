@@ -58,18 +58,9 @@ static const struct lifecycle_guard restart_allowed = {"a restart is allowed for
                                                        guard_retry};
 static const struct lifecycle_guard is_kill = {"without grace", guard_kill};
 
-#define MOVE(s, e, g, n, fx)                                                                       \
-    {                                                                                              \
-        JOB_##s, JOB_EV_##e, g, LIFECYCLE_MOVE, JOB_##n, fx, NULL                                  \
-    }
-#define IGNORE(s, e, why)                                                                          \
-    {                                                                                              \
-        JOB_##s, JOB_EV_##e, NULL, LIFECYCLE_IGNORE, JOB_##s, 0, why                               \
-    }
-#define REFUSE(s, e, why)                                                                          \
-    {                                                                                              \
-        JOB_##s, JOB_EV_##e, NULL, LIFECYCLE_REFUSE, JOB_##s, 0, why                               \
-    }
+#define MOVE(s, e, g, n, fx) LIFECYCLE_ROW(JOB, JOB_EV, s, e, g, MOVE, n, fx, NULL)
+#define IGNORE(s, e, why)    LIFECYCLE_ROW(JOB, JOB_EV, s, e, NULL, IGNORE, s, 0, why)
+#define REFUSE(s, e, why)    LIFECYCLE_ROW(JOB, JOB_EV, s, e, NULL, REFUSE, s, 0, why)
 
 static const struct lifecycle_row rows[] = {
     MOVE(PENDING, PLACE, NULL, STARTING, EFFECT_DEQUEUE | EFFECT_START),

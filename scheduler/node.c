@@ -34,14 +34,8 @@ static bool guard_carries(const void *object, const void *event)
 
 static const struct lifecycle_guard carries = {"it carries an attempt", guard_carries};
 
-#define MOVE(s, e, g, n, fx)                                                                       \
-    {                                                                                              \
-        NODE_##s, NODE_EV_##e, g, LIFECYCLE_MOVE, NODE_##n, fx, NULL                               \
-    }
-#define IGNORE(s, e, why)                                                                          \
-    {                                                                                              \
-        NODE_##s, NODE_EV_##e, NULL, LIFECYCLE_IGNORE, NODE_##s, 0, why                            \
-    }
+#define MOVE(s, e, g, n, fx) LIFECYCLE_ROW(NODE, NODE_EV, s, e, g, MOVE, n, fx, NULL)
+#define IGNORE(s, e, why)    LIFECYCLE_ROW(NODE, NODE_EV, s, e, NULL, IGNORE, s, 0, why)
 
 static const struct lifecycle_row rows[] = {
     MOVE(JOINING, HELLO, NULL, READY, EFFECT_READY),
