@@ -230,8 +230,8 @@ static const char *derived_text(struct coord *c, const struct history_event *e)
     case EVENT_ATTEMPT_STARTED:
         if (!e->attempt || !at)
             return "";
-        return arena_printf(a, "attempt %u is starting %u processes on %s", e->attempt,
-                            at->world_size, nodes_text(a, at));
+        return arena_printf(a, "attempt %u is starting %u process%s on %s", e->attempt,
+                            at->world_size, at->world_size == 1 ? "" : "es", nodes_text(a, at));
     case EVENT_ATTEMPT_RUNNING: return arena_printf(a, "attempt %u: every rank runs", e->attempt);
     case EVENT_ATTEMPT_ENDED:
         if (!e->attempt || !at)

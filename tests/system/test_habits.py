@@ -207,6 +207,7 @@ def waits(c):
     check_equal(told.count("waits"), 1, told)
     gate.open(16)
     check_equal(waiting.finish().rc, 0, "exit code")
+    check("is starting 1 process on" in c.ok("events", "2").out, "one of them")
     c.wait(blocker, 0)
     check_equal(c.ok("-V").out, c.ok("--version").out, "-V")
 
