@@ -565,6 +565,9 @@ int view_check_fields(json_t *example, const char *fields, struct accel_error *e
     json_t *kept = NULL;
     int r = fields ? select_fields(example, fields, &kept, err) : 0;
 
+    if (r == 0 && kept && json_object_size(kept) == 0)
+        r = no_such_field(example, fields, err); /* nothing but commas */
+
     json_decref(kept);
     json_decref(example);
     return r;

@@ -194,6 +194,7 @@ static void test_select(void **state)
     assert_int_equal(view_check_fields(view_job(&s.job, false), "cwd,id", &err), 0);
     assert_int_equal(view_check_fields(view_job(&s.job, false), "id,argv", &err), ACCEL_EINVAL);
     assert_non_null(strstr(err.text, "why: the fields are id, name, "));
+    assert_int_equal(view_check_fields(view_job(&s.job, false), ",", &err), ACCEL_EINVAL);
     assert_int_equal(view_select(items, "state,id", &err), 0);
     assert_keys(json_array_get(items, 0), "state id");
     json_t *list = view_list(items);
