@@ -394,7 +394,9 @@ static int fail_time(X509 *cert, int64_t now_ms, bool is_early, struct accel_err
                      " certificate %s %s\ntry: %s",
                      is_early ? "yet" : "any more", clock_format_utc(now_ms, now, sizeof(now)),
                      is_early ? "begins" : "ended", clock_format_utc(time_ms(t), at, sizeof(at)),
-                     is_early ? "set the clocks of both machines" : "get a new one");
+                     is_early ? "set the clocks of both machines"
+                              : "a new one: for a node accelctl node token, then acceld --join"
+                                " TOKEN; for a person accelctl user cert");
 }
 
 static int pki_verify(const char *ca_pem, const char *pem, int64_t now_ms, struct accel_error *err)

@@ -119,6 +119,7 @@ def ended(c, site):
                       "20200201000000Z"))
     p = acceld(site, "n1", "--join", token)
     p.expect("not valid any more")
+    check("accelctl node token, then acceld --join TOKEN" in p.log(), "what to do: %s", p.log())
     stop(p, site)
     p = acceld(site, "n1", "--join", site.token())
     p.expect("welcomed")
