@@ -734,7 +734,8 @@ def mere_user(c):
         check_equal(peer.call(method, body)[0], DENIED, method)
     for method, body in (("Jobs/Signal", message((1, job), (2, 9))),
                          ("Jobs/Input", message((1, job), (3, b"x"))),
-                         ("Logs/Read", message((1, job))), ("Events/Watch", message((4, 1)))):
+                         ("Logs/Read", message((1, job))),
+                         ("Events/Watch", message((2, job), (4, 1)))):
         code, text, _, _ = peer.call(method, body)
         check(code != 0, "%s of another's job: %s", method, text)
     peer.call("Jobs/Cancel", message((1, os.urandom(16)), (2, job), (5, 1)))
