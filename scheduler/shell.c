@@ -13,23 +13,11 @@
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "common/codec.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/notify.h"
 #include "common/rpc_local.h"
 #include "scheduler/files.h"
-
-struct deferred {
-    struct deferred *next;
-    enum rpc_event_type type;
-    uint64_t call;
-    const struct rpc_method *method;
-    struct rpc_identity who;
-    size_t len;
-    bool has_msg;
-    uint8_t packed[];
-};
 
 static void shell_flush(struct shell *s);
 
@@ -148,55 +136,9 @@ static void step_call(struct shell *s, enum rpc_event_type type, uint64_t call,
 
 /* --- while the store cannot write --- */
 
-static void defer(struct shell *s, const struct rpc_event *ev)
+static void take_deferred(void *ctx, const struct rpc_event *ev)
 {
-    size_t len = ev->msg ? protobuf_c_message_get_packed_size(ev->msg) : 0;
-    bool is_full = s->deferred_count >= LIMIT_DEFERRED_MESSAGES ||
-                   s->deferred_bytes + len > LIMIT_DEFERRED_BYTES;
-
-    if (is_full && ev->type == RPC_MESSAGE) {
-        struct rpc_event closed = *ev;
-        shell_end(s, ev->call, NULL, 0, ACCEL_EUNAVAIL, "the store cannot write; come back later");
-        closed.type = RPC_CLOSED; /* the transport says no more of a call that we have ended */
-        closed.msg = NULL;
-        defer(s, &closed);
-        return;
-    }
-    struct deferred *d = xcalloc(1, sizeof(*d) + len + 1);
-    d->type = ev->type;
-    d->call = ev->call;
-    d->method = ev->method;
-    d->who = *ev->who;
-    d->has_msg = ev->msg != NULL;
-    d->len = len;
-    if (ev->msg)
-        protobuf_c_message_pack(ev->msg, d->packed);
-    *s->deferred_tail = d;
-    s->deferred_tail = &d->next;
-    s->deferred_count++;
-    s->deferred_bytes += len;
-}
-
-static void replay_deferred(struct shell *s)
-{
-    struct deferred *d = s->deferred_head;
-
-    s->deferred_head = NULL;
-    s->deferred_tail = &s->deferred_head;
-    s->deferred_count = 0;
-    s->deferred_bytes = 0;
-    while (d) {
-        struct deferred *next = d->next;
-        ProtobufCMessage *msg =
-            d->has_msg
-                ? protobuf_c_message_unpack(d->method->request, &codec_memory, d->len, d->packed)
-                : NULL;
-        step_call(s, d->type, d->call, d->method, &d->who, msg, NULL);
-        if (msg)
-            protobuf_c_message_free_unpacked(msg, NULL);
-        free(d);
-        d = next;
-    }
+    step_call(ctx, ev->type, ev->call, ev->method, ev->who, ev->msg, NULL);
 }
 
 void shell_on_call(struct shell *s, const struct rpc_event *ev, const struct coord_grant *grant)
@@ -207,9 +149,9 @@ void shell_on_call(struct shell *s, const struct rpc_event *ev, const struct coo
         return;
     if (s->failing.code && ev->type == RPC_OPEN)
         shell_end(s, ev->call, NULL, 0, ACCEL_EUNAVAIL, s->failing.text);
-    else if (s->failing.code)
-        defer(s, ev);
-    else
+    else if (s->failing.code && !deferred_keep(&s->deferred, ev))
+        shell_end(s, ev->call, NULL, 0, ACCEL_EUNAVAIL, "the store cannot write; come back later");
+    else if (!s->failing.code)
         step_call(s, ev->type, ev->call, ev->method, ev->who, ev->msg, grant);
 }
 
@@ -228,7 +170,7 @@ static void on_committed(void *ctx)
     if (s->failing.code) {
         log_info("the store can write again");
         s->failing.code = 0;
-        replay_deferred(s);
+        deferred_replay(&s->deferred, take_deferred, s);
     }
     shell_flush(s);
 }
@@ -398,7 +340,7 @@ int shell_init(struct shell *s, uv_loop_t *loop, struct coordinator_options *opt
     int r;
 
     *s = (struct shell){.loop = loop, .options = options, .start_wall_ms = clock_wall_ms()};
-    s->deferred_tail = &s->deferred_head;
+    deferred_init(&s->deferred);
     coord_batch_init(&s->batches[0]);
     coord_batch_init(&s->batches[1]);
     s->open = &s->batches[0];
@@ -522,11 +464,7 @@ void shell_done(struct shell *s)
 {
     if (s->store && !s->thread)
         s->store->ops->close(s->store);
-    while (s->deferred_head) {
-        struct deferred *d = s->deferred_head;
-        s->deferred_head = d->next;
-        free(d);
-    }
+    deferred_done(&s->deferred);
     coord_destroy(s->core);
     enrol_destroy(s->enrol);
     coord_batch_done(&s->batches[0]);

@@ -16,12 +16,12 @@
 #include "common/remote.h"
 #include "common/rpc.h"
 #include "scheduler/coord.h"
+#include "scheduler/deferred.h"
 #include "scheduler/enrol.h"
 #include "scheduler/options.h"
 #include "scheduler/store_thread.h"
 
 struct files;
-struct deferred; /* a message of an agent that waits for the store */
 struct names;
 struct parked; /* a Submit of a user whom the name service is asked for */
 
@@ -53,9 +53,8 @@ struct shell {
     uv_fs_event_t socket_watch; /* the socket's file: without it nobody finds us */
     uint64_t socket_inode;
     struct accel_error failing; /* code != 0: the store cannot write */
-    struct deferred *deferred_head, **deferred_tail;
-    uint32_t deferred_count, admin_calls;
-    size_t deferred_bytes;
+    struct deferred deferred; /* what agents say while the store cannot write */
+    uint32_t admin_calls;
     int64_t start_wall_ms;
     bool is_tick_due; /* the deadline has passed; what the sockets hold is stepped before */
     bool is_stopping;

@@ -26,6 +26,7 @@
 #include "common/rpc_sim.h"
 #include "common/trace.h"
 #include "scheduler/coord.h"
+#include "scheduler/deferred.h"
 #include "scheduler/store.h"
 
 #define WORLD_WALL_MS  1700000000000 /* the wall clock at virtual millisecond 0 */
@@ -57,16 +58,6 @@ struct world_timer {
 
 /* --- the coordinator: world_coord.c --- */
 
-struct world_item { /* a transport's event that waits: the store fails, or the process is stopped */
-    STAILQ_ENTRY(world_item) link;
-    enum rpc_event_type type;
-    uint64_t call;
-    const struct rpc_method *method;
-    struct rpc_identity who;
-    ProtobufCMessage *msg;
-};
-STAILQ_HEAD(world_items, world_item);
-
 struct world_coord {
     struct world *world;
     struct coord *core; /* NULL: not running */
@@ -77,7 +68,8 @@ struct world_coord {
     bool is_failing, is_stopped, is_commit_due;
     bool is_failure_applied; /* a commit that fails has reached the disk */
     uint32_t failures;       /* of the running commit */
-    struct world_items deferred, inbox;
+    /* A transport's events that wait: the store fails, or the process is stopped. */
+    struct deferred deferred, inbox;
     struct world_timer commit, start, resume, calm;
     int64_t slow_ms; /* added to each commit */
     uint64_t epoch;  /* of the last start */

@@ -33,34 +33,10 @@ static void step_call(struct world_coord *c, enum rpc_event_type type, uint64_t 
     step(c, &ev);
 }
 
-static void keep(struct world_items *items, const struct rpc_event *ev)
+static void keep(struct world_coord *c, struct deferred *d, const struct rpc_event *ev)
 {
-    struct world_item *item = xcalloc(1, sizeof(*item));
-    *item = (struct world_item){
-        .type = ev->type, .call = ev->call, .method = ev->method, .who = *ev->who};
-    if (ev->msg) {
-        size_t len = protobuf_c_message_get_packed_size(ev->msg);
-        AUTO_FREE uint8_t *packed = xcalloc(1, len + 1);
-        protobuf_c_message_pack(ev->msg, packed);
-        item->msg = protobuf_c_message_unpack(ev->method->request, NULL, len, packed);
-    }
-    STAILQ_INSERT_TAIL(items, item, link);
-}
-
-static void item_free(struct world_item *item)
-{
-    if (item->msg)
-        protobuf_c_message_free_unpacked(item->msg, NULL);
-    free(item);
-}
-
-static void items_free(struct world_items *items)
-{
-    struct world_item *item;
-    while ((item = STAILQ_FIRST(items))) {
-        STAILQ_REMOVE_HEAD(items, link);
-        item_free(item);
-    }
+    bool has_room = deferred_keep(d, ev);
+    WORLD_CHECK(c->world, has_room, "more waits than a world can say");
 }
 
 static void take_event(struct world_coord *c, const struct rpc_event *ev)
@@ -69,7 +45,7 @@ static void take_event(struct world_coord *c, const struct rpc_event *ev)
     if (c->is_failing && is_user_open)
         rpc_server_end(c->server, ev->call, NULL, 0, ACCEL_EUNAVAIL, "the store cannot write");
     else if (c->is_failing)
-        keep(&c->deferred, ev);
+        keep(c, &c->deferred, ev);
     else
         step_call(c, ev->type, ev->call, ev->method, ev->who, ev->msg);
 }
@@ -78,19 +54,14 @@ static void on_call(void *ctx, const struct rpc_event *ev)
 {
     struct world_coord *c = ctx;
     if (c->is_stopped)
-        keep(&c->inbox, ev);
+        keep(c, &c->inbox, ev);
     else
         take_event(c, ev);
 }
 
-static void replay_deferred(struct world_coord *c)
+static void take_deferred(void *ctx, const struct rpc_event *ev)
 {
-    struct world_item *item;
-    while ((item = STAILQ_FIRST(&c->deferred))) {
-        STAILQ_REMOVE_HEAD(&c->deferred, link);
-        step_call(c, item->type, item->call, item->method, &item->who, item->msg);
-        item_free(item);
-    }
+    step_call(ctx, ev->type, ev->call, ev->method, ev->who, ev->msg);
 }
 
 /* --- commits --- */
@@ -142,7 +113,7 @@ static void on_commit(void *ctx)
     if (c->is_failing) {
         world_say(c->world, "store", "can write again");
         c->is_failing = false;
-        replay_deferred(c);
+        deferred_replay(&c->deferred, take_deferred, c);
     }
     flush(c);
 }
@@ -246,8 +217,8 @@ static void forget(struct world_coord *c)
     struct world *w = c->world;
     coord_destroy(c->core);
     c->core = NULL;
-    items_free(&c->inbox);
-    items_free(&c->deferred);
+    deferred_done(&c->inbox);
+    deferred_done(&c->deferred);
     world_timer_clear(w, &c->commit);
     world_timer_clear(w, &c->resume);
     world_timer_clear(w, &c->calm);
@@ -274,20 +245,19 @@ void coord_kill(struct world_coord *c, int64_t down_ms)
     world_timer_set(w, &c->start, down_ms, on_start, c);
 }
 
+static void take_inbox(void *ctx, const struct rpc_event *ev)
+{
+    take_event(ctx, ev);
+}
+
 static void on_resume(void *ctx)
 {
     struct world_coord *c = ctx;
-    struct world_item *item;
     world_say(c->world, "coord", "goes on");
     c->is_stopped = false;
     if (may_tick(c) && prng_chance(&c->world->prng, 50))
         tick(c); /* what the loop does first is not ours to choose */
-    while ((item = STAILQ_FIRST(&c->inbox))) {
-        struct rpc_event ev = {item->type, item->call, item->method, &item->who, item->msg};
-        STAILQ_REMOVE_HEAD(&c->inbox, link);
-        take_event(c, &ev);
-        item_free(item);
-    }
+    deferred_replay(&c->inbox, take_inbox, c);
     if (c->is_commit_due)
         on_commit(c);
     c->is_commit_due = false;
@@ -321,8 +291,8 @@ void coord_init(struct world *w)
     struct world_coord *c = &w->coord;
     const struct rpc_service *api = api_service(NULL);
     c->world = w;
-    STAILQ_INIT(&c->deferred);
-    STAILQ_INIT(&c->inbox);
+    deferred_init(&c->deferred);
+    deferred_init(&c->inbox);
     coord_batch_init(&c->batches[0]);
     coord_batch_init(&c->batches[1]);
     c->open = &c->batches[0];
