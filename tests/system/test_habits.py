@@ -112,15 +112,18 @@ def completion_scripts(c):
 def completion_live(c):
     c.counts_starts = False
     rc = c.write("rc", 'PS1="ready> "\neval "$(accelctl completion bash)"\n')
+    c.write("train-me.py", "")
     pid, fd = pty.fork()
     if pid == 0:
+        os.chdir(c.work)
         os.environ["PATH"] = c.bin + ":" + os.environ["PATH"]
         os.environ["TERM"] = "dumb"
         os.execvp("bash", ["bash", "--noprofile", "--rcfile", rc, "-i"])
     seen = b""
     try:
         for wanted, typed in ((b"ready> ", b"accelctl compl\t"), (b"completion ", b"ba\t"),
-                              (b"completion bash ", b"\x15exit\n"), (b"exit", b"")):
+                              (b"completion bash ", b"\x15accelctl launch -p 2 trai\t"),
+                              (b"train-me.py", b"\x15exit\n"), (b"exit", b"")):
             while wanted not in seen:
                 check(select.select([fd], [], [], 60)[0], "nothing after %r", seen)
                 seen += os.read(fd, 4096)
