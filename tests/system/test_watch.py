@@ -22,9 +22,9 @@ class Screen:
     def __init__(self, c, *args, columns=60, **env):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
             os.execve(os.path.join(c.bin, "accelctl"), ["accelctl", *args],
                       {**c.env, "TERM": "xterm", **env})
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.seen = ""
 
     def frames(self):
