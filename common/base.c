@@ -84,7 +84,7 @@ _Noreturn void base_check_failed(const char *cond, const char *file, int line)
  * and the leak checker dies at exit of what it found ("Tracer caught signal 11"). glibc has these
  * blocks from malloc, where the checker finds them without that.
  */
-const char *__asan_default_options(void);
+__attribute__((visibility("default"))) const char *__asan_default_options(void);
 const char *__asan_default_options(void)
 {
     return "intercept_tls_get_addr=0";
