@@ -92,9 +92,10 @@ def environment(c):
     text = c.ok("logs", "--rank", "3", "1").out
     check_equal(re.findall(r"^(\d) of 4", text, re.M), ["3"], "rank in %r" % text)
     check("2x2" in c.ok("ps", "-a").out, "ps shows nodes and processes")
-    result = c.ok("launch", "--nodes", "2", "--procs", "2", "--slurm-env", "--wrap",
+    result = c.ok("launch", "--nodes", "2", "--procs", "2", "--label", "--slurm-env", "--wrap",
                   'echo "$SLURM_JOB_NODELIST $SLURM_TASKS_PER_NODE $SLURM_NODEID"')
-    check_equal(sorted(result.out.splitlines()), ["a,b 2(x2) 0"] * 2 + ["a,b 2(x2) 1"] * 2, "Slurm")
+    check_equal(sorted(result.out.splitlines()),
+                ["[%d] a,b 2(x2) %d" % (r, r // 2) for r in range(4)], "Slurm")
 
 
 @test("DistributedDataParallel over two nodes; one rank is killed, all nodes start again",
