@@ -27,6 +27,8 @@
 #define LIMIT_RESTARTS 10000u /* --max-restarts; refused above */
 /* not ended, in one coordinator; submit is refused with RESOURCE_EXHAUSTED */
 #define LIMIT_LIVE_JOBS 100000u
+/* their specs and environments together, kept in memory; same */
+#define LIMIT_LIVE_BYTES (1ull << 30)
 /* ended jobs kept; the oldest go first (setting history_jobs) */
 #define LIMIT_HISTORY_JOBS 20000u
 /* ended jobs older than this go (setting history_ms) */

@@ -508,6 +508,7 @@ static void check_device_holders(const struct coord *c)
 void coord_check_all(const struct coord *c)
 {
     uint32_t live = 0, pending = 0;
+    uint64_t bytes = 0;
     const struct job *j, *before = NULL;
 
     for (size_t i = 0; i < c->job_count; i++) {
@@ -515,10 +516,13 @@ void coord_check_all(const struct coord *c)
         CHECK(!before || before->id < j->id);
         before = j;
         live += job_is_live(j);
+        bytes += job_is_live(j) ? j->spec_len : 0;
         pending += j->state == JOB_PENDING;
         job_check(j);
     }
-    CHECK(live == c->live_count);
+    for (const struct environment *e = c->env_by_id; e; e = e->hh_id.next)
+        bytes += e->data ? e->len : 0;
+    CHECK(live == c->live_count && bytes == c->live_bytes);
     CHECK(queue_check(c) == pending);
     check_device_holders(c);
     coord_check(c);

@@ -57,6 +57,7 @@ struct coord_config {
     int64_t session_grace_ms; /* LIMIT_SESSION_GRACE_MS */
     uint32_t history_jobs;    /* LIMIT_HISTORY_JOBS */
     int64_t history_ms;       /* LIMIT_HISTORY_MS */
+    uint64_t live_bytes;      /* 0: LIMIT_LIVE_BYTES */
     struct trace *trace;      /* NULL in production */
 };
 

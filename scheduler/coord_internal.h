@@ -312,6 +312,7 @@ struct coord {
     struct job_list ended;             /* by end */
     bool needs_placing, needs_pruning; /* at the end of the step */
     bool nodes_changed;                /* devices or memory: jobs aside may have become possible */
+    uint64_t live_bytes; /* of the specs of jobs that have not ended, and of environments */
     struct environment *env_by_content, *env_by_id;
     TAILQ_HEAD(, environment) env_idle;
     uint32_t env_idle_count;

@@ -157,6 +157,19 @@ struct job *call_job(struct coord *c, const struct coord_event *ev, uint64_t job
 
 /* --- submit --- */
 
+static int check_room(const struct coord *c, const struct job *j, struct accel_error *err)
+{
+    uint64_t limit = c->config.live_bytes ? c->config.live_bytes : LIMIT_LIVE_BYTES;
+
+    if (c->live_bytes + j->spec_len <= limit)
+        return 0;
+    return error_set(err, ACCEL_EFULL,
+                     "arguments and environments of the jobs that wait or run fill %llu MiB\nwhy: "
+                     "that is the limit\ntry: again when some have ended; what is large belongs "
+                     "into files",
+                     (unsigned long long)(limit >> 20));
+}
+
 void call_submit(struct coord *c, const struct coord_event *ev)
 {
     const Accel__V1__SubmitRequest *rq = (const Accel__V1__SubmitRequest *)ev->msg;
@@ -198,13 +211,16 @@ void call_submit(struct coord *c, const struct coord_event *ev)
     spec_to_job(c, j, rq->spec);
     if (j->env)
         environment_ref(c, j->env, true);
-    r = place_feasible(c, j, &err);
+    r = check_room(c, j, &err);
+    if (r == 0)
+        r = place_feasible(c, j, &err);
     if (r < 0) {
         c->job_id_next--;
         job_free(c, j);
         out_fail(c, ev->call, r, "%s", err.text);
         return;
     }
+    c->live_bytes += j->spec_len;
     j->submit_ms = c->wall_ms;
     j->submit_seq = history_add(c, EVENT_JOB_SUBMITTED, j->id, 0, NULL, "%s", "");
     mark_job(c, j);

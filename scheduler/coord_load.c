@@ -330,8 +330,10 @@ void coord_start(struct coord *c, int64_t now_ms, int64_t wall_ms, uint64_t new_
         else if (j->state == JOB_PENDING)
             job_arm_limit(c, j);
     }
-    for (size_t i = 0; i < c->job_count; i++)
+    for (size_t i = 0; i < c->job_count; i++) {
+        c->live_bytes += job_is_live(c->jobs[i]) ? c->jobs[i]->spec_len : 0;
         orphan_wait(c, c->jobs[i]);
+    }
     for (struct node *n = c->nodes; n; n = n->hh.next) /* known, but not heard in this epoch */
         heap_set(&c->timers, &n->grace.node, now_ms + c->config.session_grace_ms);
     sort_ended(c);

@@ -400,6 +400,7 @@ void job_apply(struct coord *c, struct job *j, enum job_event ev, const struct j
     job_check(j);
     job_changed(c, j);
     if (j->state == JOB_ENDED) { /* after the watchers were told: what only a live job needs */
+        c->live_bytes -= j->spec_len;
         job_drop_spec(j);
         if (j->env)
             environment_unref_live(c, j->env);

@@ -271,6 +271,8 @@ static void environment_forget_content(struct coord *c, struct environment *e)
     if (e->is_hashed)
         HASH_DELETE(hh_content, c->env_by_content, e);
     e->is_hashed = false;
+    if (e->data)
+        c->live_bytes -= e->len;
     free(e->data);
     e->data = NULL;
 }
@@ -283,7 +285,7 @@ static struct environment *environment_new(struct coord *c, uint64_t id, const v
     e->id = id;
     e->data = xmemdup(data, len);
     e->len = len;
-    environment_hash(c, e);
+    c->live_bytes += len;
     HASH_ADD(hh_id, c->env_by_id, id, sizeof(e->id), e);
     return e;
 }
@@ -295,24 +297,22 @@ struct environment *environment_intern(struct coord *c, const void *data, size_t
     if (len == 0)
         return NULL;
     HASH_FIND(hh_content, c->env_by_content, data, len, e);
-    return e ? e : environment_new(c, c->environment_id_next++, data, len);
+    if (!e) {
+        e = environment_new(c, c->environment_id_next++, data, len);
+        environment_hash(c, e);
+    }
+    return e;
 }
 
 struct environment *environment_load(struct coord *c, uint64_t id, const void *data, size_t len)
 {
-    struct environment *e = NULL;
+    struct environment *older = NULL; /* a row with the same content, kept by its own jobs */
 
     CHECK(len > 0);
-    HASH_FIND(hh_content, c->env_by_content, data, len, e);
-    if (e) { /* an older row with the same content, kept by its own jobs */
-        e = xcalloc(1, sizeof(*e));
-        e->id = id;
-        e->data = xmemdup(data, len);
-        e->len = len;
-        HASH_ADD(hh_id, c->env_by_id, id, sizeof(e->id), e);
-    } else {
-        e = environment_new(c, id, data, len);
-    }
+    HASH_FIND(hh_content, c->env_by_content, data, len, older);
+    struct environment *e = environment_new(c, id, data, len);
+    if (!older)
+        environment_hash(c, e);
     e->is_written = true;
     c->environment_id_next = MAX(c->environment_id_next, id + 1);
     return e;
