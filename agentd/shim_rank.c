@@ -344,6 +344,15 @@ void ranks_reap(struct shim *s)
     }
 }
 
+static void fill_loss(const struct shim_rank *k, Accel__V1__RankExit *x)
+{
+    const struct shim_loss *all[] = {&k->streams[0].loss, &k->streams[1].loss, &k->copy_loss};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        x->lost_bytes += all[i]->bytes;
+        x->lost_errno = all[i]->bytes > 0 ? all[i]->sys : x->lost_errno;
+    }
+}
+
 void rank_fill_exit(const struct shim_rank *k, Accel__V1__RankExit *ret_exit)
 {
     Accel__V1__RankExit x = ACCEL__V1__RANK_EXIT__INIT;
@@ -353,6 +362,7 @@ void rank_fill_exit(const struct shim_rank *k, Accel__V1__RankExit *ret_exit)
     x.stdout_bytes = k->streams[0].bytes;
     x.stderr_bytes = k->streams[1].bytes;
     x.start_errno = k->start_errno;
+    fill_loss(k, &x);
     if (k->error != NULL) {
         x.error = k->error;
     }

@@ -140,6 +140,19 @@ def disk_full_under_output():
         check_equal(output.count("\0") + int(lost.group(1)), 9000000, "bytes kept and lost")
 
 
+@test("disk full to the end of a job's output: its end tells what was lost",
+      needs_root=True, needs=cannot_mount, cluster=None)
+def disk_full_to_the_end():
+    with small_disk("8m") as c:
+        copy = os.path.join(c.disk, "copy")
+        job = c.submit("--output", copy, "sh", "-c", "head -c 9000000 /dev/zero")
+        c.wait(job, 0)
+        reason = c.describe(job)["reason"]
+        lost = re.search(r"code 0; (\d+) bytes of output were lost: No space left", reason)
+        check(lost, "its reason: %s", reason)
+        check(int(lost.group(1)) > 1000000, "how much: %s", reason)
+
+
 @test("no room for the first start: an error that says so, at once", needs_root=True,
       needs=cannot_mount, cluster=None)
 def full_from_the_start():
