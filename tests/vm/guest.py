@@ -333,7 +333,7 @@ def after_reboot():
     check(user("ann", "logs", left["again"]).endswith("before\nafter\n"), "output")
     # The shutdown ends ranks by SIGTERM; its SIGKILL comes a moment later and may find the shim.
     until("the other has ended", lambda: json.loads(
-        user("ann", "describe", "-o", "json", left["once"]))["state"] == "FAILED")
+        user("ann", "describe", "-o", "json", left["once"]))["ended"] is not None)
     attempts = [json.loads(user("ann", "describe", "-o", "json", left[name]))["attempts"]
                 for name in ("again", "once")]
     say("# told after the reboot: %s; %s" % tuple(a[0]["text"] for a in attempts))
