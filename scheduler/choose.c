@@ -155,12 +155,15 @@ static void choose_kind(const struct coord *c, const struct job *j, const struct
     size_t known = HASH_CNT(hh, c->nodes);
     struct list now = {ARENA_ARRAY(arena, struct candidate, known + 1), 0};
     struct list could = {ARENA_ARRAY(arena, struct candidate, known + 1), 0};
+    struct list near = {ARENA_ARRAY(arena, struct candidate, known + 1), 0};
 
     for (struct node *n = c->nodes; n; n = n->hh.next) {
         struct need need = place_need(j, n);
         if (need.kind != kind || !choose_is_allowed(names, n->name) || !place_could_carry(j, n))
             continue;
         list_add(&could, n, 0);
+        if (n->state != NODE_LOST)
+            list_add(&near, n, 0);
         if (place_can_carry_now(j, n))
             list_add(&now, n, place_count(n, kind, true) - need.devices);
     }
@@ -170,7 +173,8 @@ static void choose_kind(const struct coord *c, const struct job *j, const struct
         for (size_t i = 0; i < now.count; i++)
             ret->nodes[ret->count++] = now.items[i].node;
     }
-    ret->is_possible = ret->is_possible || ret->nodes || pick(&could, kind, j->nodes);
+    ret->is_near = ret->is_near || ret->nodes || pick(&near, kind, j->nodes);
+    ret->is_possible = ret->is_possible || ret->is_near || pick(&could, kind, j->nodes);
 }
 
 /* GPUs, then TPU chips, then CPU slots, as for several nodes; then who is left with least. */
@@ -206,6 +210,7 @@ static void choose_one(const struct coord *c, const struct job *j, struct arena 
             continue;
         ret->could++;
         ret->is_possible = true;
+        ret->is_near |= n->state != NODE_LOST;
         if (!place_can_carry_now(j, n))
             continue;
         struct candidate this = {.node = n, .left = place_count(n, need.kind, true) - need.devices};

@@ -308,7 +308,7 @@ struct coord {
     size_t job_count, job_cap;
     uint32_t live_count, ended_count;
     struct idset by_request;           /* jobs */
-    struct job_list pending, aside;    /* by id; aside: no known node could ever carry it */
+    struct job_list pending, aside;    /* by id; aside: no nodes that are not lost could carry it */
     struct job_list ended;             /* by end */
     bool needs_placing, needs_pruning; /* at the end of the step */
     bool nodes_changed;                /* devices or memory: jobs aside may have become possible */
@@ -472,7 +472,7 @@ void place_recount(struct node *n); /* its devices are others, or their faults *
 struct place_why {
     const struct coord *c;
     struct arena *arena;
-    bool is_no_node_ready, kind_possible;
+    bool is_no_node_ready, kind_near;
     const struct job *kind, *head;   /* the last job looked at; the one that the others wait for */
     const struct job *impossible_of; /* what `impossible` was said of */
     const char *behind, *impossible;

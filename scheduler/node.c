@@ -152,6 +152,8 @@ void node_apply(struct coord *c, struct node *n, enum node_event ev)
     if (n->state != before) {
         n->since_ms = c->wall_ms;
         mark_node(c, n);
+        if (n->state == NODE_LOST || before == NODE_LOST)
+            c->needs_placing = c->nodes_changed = true; /* who waits for it blocks nobody */
     }
     if (fx & EFFECT_READY) {
         heap_remove(&c->timers, &n->grace.node);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * place.c - which node carries which gang: first come, first served, all of a gang or nothing, no
- * device twice. Devices are taken and given back here only. A job that no known node could ever
- * carry is set aside (queue.c) until the nodes change: it blocks nobody, and costs nothing.
+ * device twice. Devices are taken and given back here only. A job that no nodes could ever carry,
+ * or none without one that is lost, is set aside (queue.c) until the nodes change: it blocks
+ * nobody, and costs nothing.
  */
 #include "scheduler/place.h"
 
@@ -254,7 +255,7 @@ void place_pending(struct coord *c)
         choose_nodes(c, j, &arena, &choice);
         if (choice.nodes)
             place_on(c, j, &choice);
-        else if (choice.is_possible)
+        else if (choice.is_near)
             break; /* first come, first served: nobody overtakes */
         else
             queue_set_aside(c, j);

@@ -32,7 +32,8 @@ struct choice {
     struct node **nodes; /* of the arena; NULL if it cannot be carried now */
     size_t count;
     size_t could;     /* nodes that could each carry a part, were they free: the most of one kind */
-    bool is_possible; /* the gang could be carried, were all nodes free */
+    bool is_possible; /* the gang could be carried, were all nodes free and here */
+    bool is_near;     /* the same without nodes that are LOST */
 };
 /* Taken are the nodes that are left with the fewest free devices, so that whole ones stay for
  * gangs; of equal ones the first by name for one node, those that joined first for several. Nodes

@@ -246,55 +246,6 @@ static bool is_same_kind(const struct job *a, const struct job *b)
            !b->has_names;
 }
 
-static const char *why_impossible(struct place_why *w, const struct job *j)
-{
-    char names_text[160] = "", exists[192];
-    struct said said = {.text = names_text, .size = sizeof(names_text)};
-    struct names names = choose_names(j, w->arena);
-    struct choice choice;
-
-    if (w->impossible_of && is_same_kind(w->impossible_of, j))
-        return w->impossible;
-    choose_nodes(w->c, j, w->arena, &choice);
-    w->impossible_of = j;
-    if (may_yet_fit(w->c, j, &names, &choice, &said))
-        return w->impossible = arena_printf(w->arena, "waits for node%s %s to tell what %s",
-                                            said.count > 1 ? "s" : "", names_text,
-                                            said.count > 1 ? "they are" : "it is");
-    say_what_exists(w->c, &names, exists, sizeof(exists));
-    return w->impossible = arena_printf(w->arena, "no node can ever run it: %s", exists);
-}
-
-/* Whether some node could ever carry the job. Jobs of one kind often come in a row, so the last
- * answer is kept. */
-static bool is_possible(struct place_why *w, const struct job *j)
-{
-    struct choice choice;
-
-    if (j->is_aside && !w->c->nodes_changed)
-        return false;
-    if (w->kind && is_same_kind(w->kind, j))
-        return w->kind_possible;
-    choose_nodes(w->c, j, w->arena, &choice);
-    w->kind = j;
-    w->kind_possible = choice.is_possible;
-    return choice.is_possible;
-}
-
-static void find_head(struct place_why *w)
-{
-    const struct job *j;
-
-    TAILQ_FOREACH(j, &w->c->pending, queue)
-    {
-        if (is_possible(w, j))
-            break;
-    }
-    w->head = j;
-    if (j)
-        w->behind = arena_printf(w->arena, "waits behind job %llu", (unsigned long long)j->id);
-}
-
 /* The nodes that could carry a part of it, were they here; NULL: enough of them are. */
 static const char *why_away(const struct place_why *w, const struct names *names,
                             const struct job *j)
@@ -318,6 +269,58 @@ static const char *why_away(const struct place_why *w, const struct names *names
                         text);
 }
 
+static const char *why_impossible(struct place_why *w, const struct job *j)
+{
+    char names_text[160] = "", exists[192];
+    struct said said = {.text = names_text, .size = sizeof(names_text)};
+    struct names names = choose_names(j, w->arena);
+    struct choice choice;
+
+    if (w->impossible_of && is_same_kind(w->impossible_of, j))
+        return w->impossible;
+    choose_nodes(w->c, j, w->arena, &choice);
+    const char *away = choice.is_possible ? why_away(w, &names, j) : NULL;
+    if (away)
+        return away;
+    w->impossible_of = j;
+    if (may_yet_fit(w->c, j, &names, &choice, &said))
+        return w->impossible = arena_printf(w->arena, "waits for node%s %s to tell what %s",
+                                            said.count > 1 ? "s" : "", names_text,
+                                            said.count > 1 ? "they are" : "it is");
+    say_what_exists(w->c, &names, exists, sizeof(exists));
+    return w->impossible = arena_printf(w->arena, "no node can ever run it: %s", exists);
+}
+
+/* Whether the nodes that are not lost could carry the job. Jobs of one kind often come in a row, so
+ * the last answer is kept. */
+static bool is_near(struct place_why *w, const struct job *j)
+{
+    struct choice choice;
+
+    if (j->is_aside && !w->c->nodes_changed)
+        return false;
+    if (w->kind && is_same_kind(w->kind, j))
+        return w->kind_near;
+    choose_nodes(w->c, j, w->arena, &choice);
+    w->kind = j;
+    w->kind_near = choice.is_near;
+    return choice.is_near;
+}
+
+static void find_head(struct place_why *w)
+{
+    const struct job *j;
+
+    TAILQ_FOREACH(j, &w->c->pending, queue)
+    {
+        if (is_near(w, j))
+            break;
+    }
+    w->head = j;
+    if (j)
+        w->behind = arena_printf(w->arena, "waits behind job %llu", (unsigned long long)j->id);
+}
+
 void place_why_init(struct place_why *w, const struct coord *c, struct arena *arena)
 {
     *w = (struct place_why){.c = c, .arena = arena};
@@ -328,7 +331,7 @@ const char *place_why(struct place_why *w, const struct job *j)
 {
     if (w->is_no_node_ready)
         return "no node is ready";
-    if (!is_possible(w, j))
+    if (!is_near(w, j))
         return why_impossible(w, j);
     if (!w->head)
         find_head(w);

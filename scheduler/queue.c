@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * queue.c - the jobs that wait for a place, oldest first, in two lists: those that place.c looks
- * at, and those set aside because no known node could ever carry them. What is placed when is
+ * at, and those set aside because no nodes but lost ones could carry them. What is placed when is
  * place.c's; only this file links and unlinks waiting jobs.
  */
 #include "scheduler/coord_internal.h"

@@ -20,6 +20,7 @@
 #include "scheduler/store.h"
 
 #define NODES_MAX 8u
+#define NOW_MS    1000
 
 static const struct rpc_identity root = {
     .role = RPC_ROLE_ADMIN, .uid = 0, .user = "root", .is_local = true};
@@ -29,6 +30,7 @@ struct world {
     struct coord *core;
     struct coord_batch batch;
     uint64_t calls;
+    int64_t now_ms;
     uint8_t requests;
     const char *names[NODES_MAX]; /* of the node whose session is call i + 1 */
     char placed[256];             /* of the last submit: "a:0-1 b:2-3" in order of node rank */
@@ -58,7 +60,8 @@ static void restart(struct world *w)
     coord_batch_reset(&w->batch);
     w->core = coord_create(&config);
     assert_int_equal(w->store->ops->load(w->store, load_one, w->core, NULL), 0);
-    coord_start(w->core, 1000, 1000, 7);
+    coord_start(w->core, NOW_MS, NOW_MS, 7);
+    w->now_ms = NOW_MS;
     commit(w);
     w->calls = 0;
 }
@@ -87,8 +90,8 @@ static void step_as(struct world *w, enum coord_method method, enum rpc_event_ty
                     uint64_t call, const ProtobufCMessage *msg, const struct coord_grant *grant)
 {
     struct coord_event ev = {.type = COORD_EV_CALL,
-                             .now_ms = 1000,
-                             .wall_ms = 1000,
+                             .now_ms = w->now_ms,
+                             .wall_ms = NOW_MS,
                              .method = method,
                              .rpc_type = type,
                              .call = call,
@@ -431,6 +434,32 @@ static void test_nodes_of_the_store_count(void **state)
     assert_string_equal(w->placed, "a:0-0 b:1-1 c:2-2");
 }
 
+/* A lost node may never come back: who waits for it holds nobody up meanwhile. */
+static void test_who_waits_for_a_lost_node_is_passed(void **state)
+{
+    struct world *w = *state;
+    struct coord_event silence = {
+        .type = COORD_EV_TICK, .now_ms = NOW_MS + LIMIT_SESSION_GRACE_MS, .wall_ms = NOW_MS};
+    join(w, "a", 4, 0, "", 0, 0);
+    join(w, "b", 4, 0, "", 0, 0);
+    restart(w);
+    join(w, "a", 4, 0, "", 0, 0);
+    assert_waits(w, (struct ask){2, 1, CPU, NULL, NULL, 0}, 1, "waits for node b to come back");
+    assert_waits(w, (struct ask){1, 1, CPU, NULL, NULL, 0}, 2, "waits behind job 1");
+    coord_batch_reset(&w->batch);
+    coord_step(w->core, &silence, &w->batch);
+    coord_check_all(w->core);
+    note_starts(w);
+    assert_string_equal(w->placed, "a:0-0");
+    commit(w);
+    w->now_ms = silence.now_ms;
+    assert_string_equal(reason_of(w, 1), "waits for node b to come back");
+    assert_string_equal(submit(w, (struct ask){1, 1, CPU, NULL, NULL, 0}), "a:0-0");
+    join(w, "b", 4, 0, "", 0, 0);
+    note_starts(w);
+    assert_string_equal(w->placed, "a:0-0 b:1-1");
+}
+
 /* A slice is told with the Hello only: until then its nodes might be any. */
 static void test_slices_of_the_store_count(void **state)
 {
@@ -551,6 +580,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_names, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slices_are_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nodes_of_the_store_count, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_who_waits_for_a_lost_node_is_passed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slices_of_the_store_count, setup, teardown),
         cmocka_unit_test_setup_teardown(test_enrolled_nodes_count, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cpus_must_exist, setup, teardown),
