@@ -425,8 +425,10 @@ static void look_at_remote(struct doctor *d)
     struct accel_error err = {0};
 
     if (remote_load(&remote, &err) < 0) {
-        doctor_add(d, "certificates", DOCTOR_NOTE, "install accel-grpc.so to use other machines",
-                   "%s", err.text);
+        const char *why = strstr(err.text, "\nwhy: "), *advice = strstr(err.text, "\ntry: ");
+        why = why ? why + strlen("\nwhy: ") : err.text;
+        doctor_add(d, "certificates", DOCTOR_NOTE, advice ? advice + strlen("\ntry: ") : "",
+                   "other machines cannot be reached: %.*s", (int)strcspn(why, "\n"), why);
         return;
     }
     look_at_credentials(d, remote->pki);

@@ -4,6 +4,7 @@
 import os
 import pty
 import re
+import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -48,6 +49,20 @@ def unhealthy(c):
     check("XID 79" in faults[0]["finding"] and faults[0]["level"] == "warn", "fault: %s", faults)
     result = c.fails(1, "doctor", "-o", "json", "--coordinator", "unix:" + c.path("nobody.sock"))
     check_equal(of(findings(result), "coordinator")[0]["level"], "bad", "named and absent")
+
+
+@test("accelctl without accelctl-remote beside it: what needs no other machine works, doctor tells")
+def alone(c):
+    whole, c.bin = c.bin, c.path("alone")
+    os.mkdir(c.bin)
+    shutil.copy(os.path.join(whole, "accelctl"), c.bin)
+    c.ok("help")
+    told = of(findings(c.ok("doctor", "-o", "json")), "certificates")[0]
+    check("accelctl-remote: No such file" in told["finding"], "certificates: %s", told)
+    c.bin = whole
+    told = of(findings(c.ok("doctor", "-o", "json")), "certificates")[0]
+    check("accelctl-remote" not in told["finding"], "certificates: %s", told)
+    c.ok("launch", "true")
 
 
 @test("doctor fits a terminal; what to try stands below, and a path stays whole")
