@@ -165,8 +165,9 @@ def false_reports(c, site):
 
 def process_count():
     """As many as this machine bears beside other tests, and why no more."""
+    by = {"ACCEL_TEST_PROCESSES": int(os.environ.get("ACCEL_TEST_PROCESSES", 4000))}
     with open("/proc/sys/kernel/pid_max") as f:
-        by = {"10^5": 100000, "a tenth of pid_max": int(f.read()) // 10}
+        by["a tenth of pid_max"] = int(f.read()) // 10
     with open("/proc/meminfo") as f:
         free_kb = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
     by["256 KiB of a quarter of the free memory each"] = free_kb // 4 // 256
@@ -181,7 +182,7 @@ wait
 """
 
 
-@test("a job of as many processes as the machine bears: looked at, adopted, ended whole")
+@test("a job of thousands of processes: looked at, adopted, ended whole")
 def many_processes(c):
     count, why = process_count()
     print("# %d processes: %s" % (count, why), flush=True)
