@@ -20,7 +20,7 @@ import time
 import uuid
 
 from accel_test import (DEADLINE_S, PYTHON, ROOT, Failure, check, check_equal, open_programs,
-                        wait_pid_gone)
+                        test, wait_pid_gone)
 
 NAMES = ("job", "node", "event", "admin", "agent", "trust")
 _stubs = None
@@ -343,5 +343,20 @@ class Session:
         self.thread.join(DEADLINE_S)
 
 
+def site_test(sentence, *args, **how):
+    """A test that gets a Site too, made with args; what it leaves is ended."""
+    def add(function):
+        def run(c):
+            site = Site(c, *args)
+            try:
+                function(c, site)
+            finally:
+                site.close()
+        run.__name__ = function.__name__
+        test(sentence, **{"needs": why_no_grpc, **how})(run)
+        return function
+    return add
+
+
 __all__ = ["Identity", "Process", "Session", "Site", "blocks", "dated", "new_csr", "new_key",
-           "openssl", "secret_of", "stubs", "until", "wait_pid_gone", "why_no_grpc"]
+           "openssl", "secret_of", "site_test", "stubs", "until", "wait_pid_gone", "why_no_grpc"]

@@ -11,24 +11,9 @@ import sys
 import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from accel_test import check, check_equal, main, test  # noqa: E402
-from accel_site import (Identity, Session, Site, new_csr, new_key, openssl,  # noqa: E402
-                        secret_of, stubs, until, why_no_grpc)
-
-
-def site_test(sentence, *args, **how):
-    """A test that gets a Site too; what it leaves is ended."""
-    def add(function):
-        def run(c):
-            site = Site(c, *args)
-            try:
-                function(c, site)
-            finally:
-                site.close()
-        run.__name__ = function.__name__
-        test(sentence, needs=why_no_grpc, **how)(run)
-        return function
-    return add
+from accel_test import check, check_equal, main  # noqa: E402
+from accel_site import (Identity, Session, new_csr, new_key, openssl,  # noqa: E402
+                        secret_of, site_test, stubs, until)
 
 
 def denied(found, *words):

@@ -21,8 +21,8 @@ import threading
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from accel_test import (DEADLINE_S, Mailbox, check, check_equal, is_alive,  # noqa: E402
                         main, read_proc, test)
-from accel_site import (Process, Site, dated, free_port, new_csr, until,  # noqa: E402
-                        why_no_grpc)
+from accel_site import (Process, Site, dated, free_port, new_csr, site_test,  # noqa: E402
+                        until, why_no_grpc)
 
 NO_WAY = "no way to the coordinator yet: "
 
@@ -31,20 +31,6 @@ def cannot_mount():
     done = subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL)
     return why_no_grpc() or (
         None if done.returncode == 0 and shutil.which("nsenter") else "cannot mount")
-
-
-def site_test(sentence, *args, **how):
-    def add(function):
-        def run(c):
-            site = Site(c, *args)
-            try:
-                function(c, site)
-            finally:
-                site.close()
-        run.__name__ = function.__name__
-        test(sentence, **{"needs": why_no_grpc, **how})(run)
-        return function
-    return add
 
 
 @contextlib.contextmanager

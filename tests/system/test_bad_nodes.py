@@ -11,23 +11,9 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from accel_test import (Mailbox, check, check_equal, is_sanitized, main,  # noqa: E402
                         peak_memory_kb, test)
-from accel_site import Session, Site, stubs, until, why_no_grpc  # noqa: E402
+from accel_site import Session, site_test, stubs, until  # noqa: E402
 
 MAX = (1 << 64) - 1
-
-
-def site_test(sentence, *args, **how):
-    def add(function):
-        def run(c):
-            site = Site(c, *args)
-            try:
-                function(c, site)
-            finally:
-                site.close()
-        run.__name__ = function.__name__
-        test(sentence, **{"needs": why_no_grpc, **how})(run)
-        return function
-    return add
 
 
 # ---- lies ----

@@ -16,22 +16,8 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from accel_test import check, check_equal, main, test  # noqa: E402
-from accel_site import Process, Site, dated, new_csr, until, why_no_grpc  # noqa: E402
-
-
-def site_test(sentence, *args, **how):
-    def add(function):
-        def run(c):
-            site = Site(c, *args)
-            try:
-                function(c, site)
-            finally:
-                site.close()
-        run.__name__ = function.__name__
-        test(sentence, **{"needs": why_no_grpc, **how})(run)
-        return function
-    return add
+from accel_test import check, check_equal, main  # noqa: E402
+from accel_site import Process, dated, new_csr, site_test, until  # noqa: E402
 
 
 def acceld(site, name, *args, **how):
