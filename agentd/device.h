@@ -56,7 +56,7 @@ struct device_source *device_amd_create(void);
  * is no error. Waits for the first look, at most answer_ms. on_change may be NULL. */
 struct device_nvml_config {
     uv_loop_t *loop;
-    const char *library; /* NULL: $ACCEL_NVML_LIBRARY, else by the dynamic linker's rules */
+    const char *driver; /* NULL: $ACCEL_NVML_LIBRARY, else by the dynamic linker's rules */
     /* 0: the usual. A call that takes longer hangs (10 s); between two looks that nobody asked for
      * (5 s); until a GPU that is not free is called held (30 s) */
     int64_t answer_ms, sample_ms, proof_ms;

@@ -623,7 +623,7 @@ int device_nvml_create(const struct device_nvml_config *config, void (*on_change
                        void *ctx, struct device_source **ret_source, struct accel_error *err)
 {
     struct nvml_lib lib;
-    const char *path = config->library ? config->library : getenv("ACCEL_NVML_LIBRARY");
+    const char *path = config->driver ? config->driver : getenv("ACCEL_NVML_LIBRARY");
     struct accel_error unusable = {0};
     int has_lib = nvml_lib_open(path && path[0] ? path : NULL, &lib, &unusable);
     if (has_lib < 0 && has_lib != ACCEL_EUNIMPL)

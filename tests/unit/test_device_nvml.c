@@ -91,7 +91,7 @@ static void on_free(void *ctx)
 static void open_source(const char *library, int64_t answer_ms, int64_t proof_ms)
 {
     struct device_nvml_config config = {.loop = &loop,
-                                        .library = library,
+                                        .driver = library,
                                         .answer_ms = answer_ms,
                                         .sample_ms = 20,
                                         .proof_ms = proof_ms};
@@ -381,10 +381,10 @@ static void test_old_driver(void **state)
 
 static void test_wrong_library(void **state)
 {
-    struct device_nvml_config config = {.loop = &loop, .library = "/no/such/library.so"};
+    struct device_nvml_config config = {.loop = &loop, .driver = "/no/such/library.so"};
     assert_int_equal(device_nvml_create(&config, NULL, NULL, &source, &err), ACCEL_ENOENT);
     assert_non_null(strstr(err.text, "/no/such/library.so"));
-    config.library = "libuv.so.1"; /* there, and something else */
+    config.driver = "libuv.so.1"; /* there, and something else */
     assert_int_equal(device_nvml_create(&config, NULL, NULL, &source, &err), 0);
     assert_non_null(strstr(source->ops->note(source), "nvmlInit_v2"));
     list();
