@@ -43,6 +43,7 @@ struct remote_peer {
     char kind[16];        /* "node", "user", ...; "" when the certificate names nobody */
     char name[65];        /* same */
     int64_t not_after_ms; /* wall clock */
+    bool has_expired;     /* since the handshake */
     char address[64];     /* "ipv4:10.0.0.1:33210": for logs, proves nothing */
 };
 
@@ -55,9 +56,10 @@ struct remote_server_config {
      * so that a number tells its server: remote_call_tag(). */
     unsigned tag;
     /* For every call, also without a certificate: fills *ret_who (zeroed; is_local false) or
-     * refuses with an ACCEL_E* and text for the caller. serial is filled in by the transport, and a
-     * certificate that has expired since the handshake is refused before. NULL: a user gets
-     * RPC_ROLE_USER, a node RPC_ROLE_NODE, all else NONE. */
+     * refuses with an ACCEL_E* and text for the caller. serial is filled in by the transport. A
+     * certificate that has expired since the handshake is refused by the transport if not here;
+     * who counts refusals refuses it. NULL: a user gets RPC_ROLE_USER, a node RPC_ROLE_NODE, all
+     * else NONE. */
     int (*identify)(void *ctx, const struct remote_peer *peer, struct rpc_identity *ret_who,
                     struct accel_error *err);
     /* A handshake failed (another CA, expired, garbage on the port); may be NULL. `text` is what

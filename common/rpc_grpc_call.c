@@ -354,6 +354,9 @@ static int identify(struct wire_listener *l, const struct remote_peer *peer,
         who->role = RPC_ROLE_USER;
         memcpy(who->user, peer->name, sizeof(who->user));
     }
+    if (peer->has_expired)
+        return error_set(err, ACCEL_EUNAUTH, "the certificate of %s %s has expired", peer->kind,
+                         peer->name);
     memcpy(who->serial, peer->serial, sizeof(who->serial));
     return 0;
 }

@@ -330,8 +330,11 @@ int coord_identify(const struct coord *c, enum pki_kind kind, const char *name, 
                          kind == PKI_NODE
                              ? "accelctl node token, and start its acceld with --join TOKEN"
                              : "ask an admin for a new one");
-    if (!certificate_is_live(cert, wall_ms))
-        return error_set(err, ACCEL_EPERM, "the certificate of %s has ended", name);
+    if (!certificate_is_live(cert, wall_ms)) /* it was valid at the handshake */
+        return error_set(err, ACCEL_EUNAUTH,
+                         "the certificate of %s has expired\ntry: get a new one, and connect again"
+                         " with it",
+                         name);
     if (kind == PKI_NODE) {
         ret_who->role = RPC_ROLE_NODE;
         str_copy(ret_who->node, sizeof(ret_who->node), name);

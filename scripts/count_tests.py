@@ -8,6 +8,7 @@ A test that crashed, ran past its time, left planned points out or ended non-zer
 that says why counts as one failure more. Exit status: 0 when nothing failed and something passed.
 """
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -17,12 +18,13 @@ POINT = re.compile(r"^(not )?ok\b(?:\s+\d+)?(?:\s+-)?\s*(.*)$")
 DIRECTIVE = re.compile(r"#\s*(SKIP|TO" r"DO)\b", re.I)
 BAIL = re.compile(r"^Bail out!(.*)$")
 GOOD = ("OK", "EXPECTEDFAIL")
+WHY_LINES = 40  # of what a test says about its failure
 
 
 class Count:
     def __init__(self):
         self.passed = self.skipped = 0
-        self.failures = []  # sentences
+        self.failures = []  # sentences; what the test said of it, a line each
 
     def add_tap(self, name, text):
         """Counts the points of a TAP text; None when it is no TAP, else whether a failure shows."""
@@ -31,14 +33,16 @@ class Count:
         if not plans:
             return None
         seen, before = 0, len(self.failures)
-        for line in lines:
+        for at, line in enumerate(lines):
             point, bail = POINT.match(line), BAIL.match(line)
             if point:
                 seen += 1
                 if DIRECTIVE.search(point.group(2)):
                     self.skipped += 1
                 elif point.group(1):
-                    self.failures.append("%s: %s" % (name, point.group(2) or "point %d" % seen))
+                    why = list(itertools.takewhile(lambda s: s.startswith("#"), lines[at + 1:]))
+                    sentence = "%s: %s" % (name, point.group(2) or "point %d" % seen)
+                    self.failures.append("\n".join([sentence] + why[:WHY_LINES]))
                 else:
                     self.passed += 1
             elif bail:

@@ -385,7 +385,8 @@ def join(c, site):
 def renewal(c, site):
     site.acceld("n1", token=site.token())
     ann = site.user("ann")
-    check_equal(site.call(ann, "job", "List", jobs())[0], "OK", "ann, in time")
+    kept = site.channel(ann)
+    check_equal(site.call(ann, "job", "List", jobs(), kept)[0], "OK", "ann, in time")
     path = os.path.join(site.node_state("n1"), "tls", "node.pem")
 
     def serial():
@@ -393,8 +394,16 @@ def renewal(c, site):
     first = serial()
     until(lambda: serial() != first, "the node has a new certificate")
     check_equal(c.ok("launch", "echo", "here").out, "here\n", "a job")
-    until(lambda: site.call(ann, "job", "List", jobs())[0] != "OK", "ann's has expired")
-    until(lambda: site.refused("handshakes") + site.refused("certificates") > 0, "counted")
+
+    def refusal():
+        code, text = site.call(ann, "job", "List", jobs(), kept)
+        return code != "OK" and (code, text.split("\n")[0])
+    check_equal(until(refusal, "ann's has expired"),
+                ("UNAUTHENTICATED", "the certificate of ann has expired"), "while connected")
+    check_equal(site.refused("certificates"), 1, "counted")
+    # OpenSSL counts whole seconds and takes the last one for good.
+    until(lambda: site.call(ann, "job", "List", jobs())[0] == "UNAVAILABLE", "no handshake")
+    until(lambda: site.refused("handshakes") > 0, "counted")
 
 
 if __name__ == "__main__":

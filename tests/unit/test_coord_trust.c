@@ -245,7 +245,7 @@ static void roles_and_revocations_last(void **state)
     assert_int_equal(call(w, COORD_SET_ROLE, &role, &root, NULL)->code, 0);
     assert_int_equal(coord_role(w->core, "ann"), RPC_ROLE_ADMIN);
     w->now_ms += DAY; /* the first ends by itself */
-    assert_int_equal(identify(w, PKI_USER, "ann", "a1"), ACCEL_EPERM);
+    assert_int_equal(identify(w, PKI_USER, "ann", "a1"), ACCEL_EUNAUTH);
     assert_int_equal(identify(w, PKI_USER, "ann", "a2"), 0);
     revoke.request_id = request_id(w, id);
     revoke.name = (char *)"ann";
