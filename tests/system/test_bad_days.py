@@ -614,7 +614,7 @@ def odd_ca(c, site):
 
 
 @site_test("a renewed certificate that cannot be written: told, tried again, and work goes on",
-           "--certificate-life", "12s", needs=cannot_mount, needs_root=True)
+           "--certificate-life", "18s", needs=cannot_mount, needs_root=True)
 def unwritable_renewal(c, site):
     site.stop(site.acceld("n1", token=site.token()))
     tls = os.path.join(site.node_state("n1"), "tls")
