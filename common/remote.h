@@ -40,7 +40,7 @@ struct remote_tls {
 struct remote_peer {
     bool has_certificate;
     char serial[41];      /* of the certificate: as in struct pki_cert */
-    char kind[16];        /* "node", "user", ...; "" when the certificate names nobody */
+    char kind[16];        /* "node", "user", ...; "" when the certificate names nobody as ours do */
     char name[65];        /* same */
     int64_t not_after_ms; /* wall clock */
     bool has_expired;     /* since the handshake */

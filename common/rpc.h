@@ -50,7 +50,8 @@ struct rpc_service {
     /* rpc_local, before each call: brings the role of a caller on this host up to date. May be
      * NULL: root and the server's own user are ADMIN, everyone else USER. */
     void (*refresh)(void *ctx, struct rpc_identity *who);
-    /* Somebody called a method that is not for his role; may be NULL. Text: one sentence. */
+    /* Somebody called a method that is not for his role, or health or reflection without a
+     * certificate; may be NULL. Text: one sentence. */
     void (*on_refused)(void *ctx, const struct rpc_identity *who, const char *text);
 };
 

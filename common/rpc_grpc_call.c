@@ -5,6 +5,7 @@
  * order of events are those of every transport. Neighbours: rpc_grpc_server.c, which accepts and
  * stops. Nothing here may know a service.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "common/rpc_grpc_internal.h"
@@ -361,7 +362,22 @@ static int identify(struct wire_listener *l, const struct remote_peer *peer,
     return 0;
 }
 
-/* Who calls, and whether he may: before a byte of the request is read. */
+/* Health and reflection have no roles, but are for nobody who could not be named. */
+static int refuse_nameless(const struct rpc_service *svc, const struct remote_peer *peer,
+                           const struct rpc_identity *who, struct accel_error *err)
+{
+    char text[160];
+    snprintf(text, sizeof(text),
+             "a service of every gRPC server was called without a certificate, from %s",
+             peer->address);
+    if (svc->on_refused)
+        svc->on_refused(svc->ctx, who, text);
+    return error_set(err, ACCEL_EUNAUTH,
+                     "a certificate is needed\ntry: ask an admin for one: accelctl user cert YOU");
+}
+
+/* Who calls, and whether he may: before a byte of the request is read. Who may not is told to the
+ * service's owner, who counts: by identify, or by on_refused of the service. */
 static int served_admit(struct served *c, const struct rpc_method **ret_method,
                         struct accel_error *err)
 {
@@ -369,18 +385,16 @@ static int served_admit(struct served *c, const struct rpc_method **ret_method,
     struct remote_peer peer;
     struct rpc_identity who;
     bool standard = is_standard(c);
-    int r = wire_tls_peer(c->call, &peer, err);
-    if (r < 0)
-        return r;
+    wire_tls_peer(c->call, &peer);
     if (l->is_draining && !standard)
         return error_set(err, ACCEL_EUNAVAIL, "this coordinator is stopping");
     if (l->calls_len > LIMIT_REMOTE_CALLS)
         return error_set(err, ACCEL_EFULL, "too many calls are open here; come back later");
-    r = identify(l, &peer, &who, err);
+    int r = identify(l, &peer, &who, err);
     if (r < 0)
         return r;
     if (standard && !peer.has_certificate)
-        return error_set(err, ACCEL_EUNAUTH, "a certificate is needed");
+        return refuse_nameless(l->core.svc, &peer, &who, err);
     struct rpc_core *core = standard ? &l->standard : &l->core;
     rpc_conn_init(&c->conn, core, &who);
     c->has_conn = true;

@@ -101,8 +101,8 @@ int wire_tls_create(const struct remote_tls *tls, struct wire_tls **ret_tls,
 int wire_tls_set(struct wire_tls *t, const struct remote_tls *tls, struct accel_error *err);
 grpc_server_credentials *wire_tls_credentials(struct wire_tls *t);
 void wire_tls_destroy(struct wire_tls *t); /* after the server; NULL is accepted */
-/* Who is at the other end of a call. ACCEL_EPROTO: a certificate that cannot be read. */
-int wire_tls_peer(grpc_call *call, struct remote_peer *ret_peer, struct accel_error *err);
+/* Who is at the other end of a call. */
+void wire_tls_peer(grpc_call *call, struct remote_peer *ret_peer);
 
 /* --- server (rpc_grpc_server.c, rpc_grpc_call.c) --- */
 struct wire_service_state {    /* of the standard services */

@@ -4,6 +4,7 @@
  * that run such a job. They are no state of the core and pass beside its queue: content is known by
  * its hash, so there is no order to keep.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "accel/v1/agent.pb-c.h"
@@ -111,6 +112,12 @@ bool api_files_on_session(struct shell *s, const struct rpc_event *ev)
         return false;
     AUTO_FREE uint8_t *buf = xcalloc(1, LIMIT_BLOB_CHUNK_BYTES);
     int r = read_part(s, ev->call, up->blob_read, buf, &len, &err);
+    if (r == ACCEL_EPERM) {
+        char text[sizeof(err.text) + sizeof(ev->who->node) + 64];
+        snprintf(text, sizeof(text), "node %s asked for an archive: %s",
+                 ev->who->node[0] ? ev->who->node : "of this host", err.text);
+        shell_refused(s, COORD_REFUSED_REPORT, text);
+    }
     data.id = up->blob_read->id;
     data.code = accel_error_to_grpc(r);
     data.text = r < 0 ? err.text : (char *)"";

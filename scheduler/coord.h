@@ -157,8 +157,8 @@ void coord_check_all(
     const struct coord *c); /* everything, O(all); the simulator after every step */
 
 /* Whose archive (JobSpec.sync) the session `call` may read for the attempt `ref`: ACCEL_EPERM
- * unless its node runs that attempt and the job brings this very content. The name lives as long as
- * c. */
+ * unless its node runs that attempt and the job brings this very content; ACCEL_ESTATE: it did. The
+ * name lives as long as c. */
 int coord_archive_owner(struct coord *c, uint64_t call, const Accel__V1__AttemptRef *ref,
                         const uint8_t hash[32], const char **ret_user, struct accel_error *err);
 

@@ -157,8 +157,9 @@ int coord_archive_owner(struct coord *c, uint64_t call, const Accel__V1__Attempt
     HASH_FIND(hh, c->calls, &call, sizeof(call), session);
     const struct node *n = session && session->kind == CALL_SESSION ? session->node : NULL;
     const struct share *s = n ? share_of_ref(c, n, ref) : NULL;
-    if (!s)
-        return error_set(err, ACCEL_EPERM, "this node does not run that attempt");
+    if (!s) /* it may have ended while the node still asked */
+        return error_set(err, n && !trust_is_forged(c, n, ref) ? ACCEL_ESTATE : ACCEL_EPERM,
+                         "this node does not run that attempt");
     arena_init(&arena);
     const Accel__V1__JobSpec *spec = spec_unpack_bare(s->attempt->job, &arena);
     bool is_its =

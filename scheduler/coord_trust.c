@@ -126,7 +126,7 @@ static const Accel__V1__AttemptRef *ref_of(const Accel__V1__AgentUp *up)
     }
 }
 
-static bool is_forged(const struct coord *c, const struct node *n, const Accel__V1__AttemptRef *ref)
+bool trust_is_forged(const struct coord *c, const struct node *n, const Accel__V1__AttemptRef *ref)
 {
     if (ref->era != c->era)
         return ref->era > c->era; /* older ones are those of a store that was put back */
@@ -146,7 +146,7 @@ void trust_watch(struct coord *c, const struct node *n, const Accel__V1__AgentUp
 {
     const Accel__V1__AttemptRef *ref = ref_of(up);
 
-    if (ref && is_forged(c, n, ref))
+    if (ref && trust_is_forged(c, n, ref))
         trust_refuse(c, COORD_REFUSED_REPORT,
                      "node %s spoke of job %llu attempt %u, which it never had", n->name,
                      (unsigned long long)ref->job_id, ref->attempt);

@@ -45,8 +45,10 @@ void trust_load(struct coord *c, const struct record *rec);
 /* Counts; and keeps an event and a line of the log, unless there were many in this minute. The text
  * is one sentence that says who and what. */
 void trust_refuse(struct coord *c, enum coord_refusal kind, const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* Counts what an honest agent never says: an attempt that is not its node's, or never was. Nothing
- * else comes of it: what is said of an attempt counts only from the nodes that carry it. */
+/* What an honest agent never says: an attempt that is not its node's, or never was. */
+bool trust_is_forged(const struct coord *c, const struct node *n, const Accel__V1__AttemptRef *ref);
+/* Counts it. Nothing else comes of it: what is said of an attempt counts only from the nodes that
+ * carry it. */
 void trust_watch(struct coord *c, const struct node *n, const Accel__V1__AgentUp *up);
 /* What Welcome says with era and epoch, so that the node can prove it: HMAC (RFC 2104) with SHA-256
  * under the key of coord_set_seal_key(). False: there is none. */

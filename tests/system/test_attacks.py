@@ -67,6 +67,12 @@ def no_certificate(c, site):
         request_id=os.urandom(16), csr_pem=new_csr(new_key(), "root", site.folder))))
     denied(site.enroll(b"x" * 32, "n1"), "not known")
     check_equal(site.refused("tokens"), 1, "guessed tokens")
+    before = site.refused("rights")
+    for method in ("health.v1.Health/Check", "reflection.v1.ServerReflection/ServerReflectionInfo"):
+        denied(site.raw_call(Identity(), "/grpc." + method), "a certificate is needed")
+    counted(site, "rights", before, 2)
+    check("was called without a certificate, from ipv4:127.0.0.1:" in site.log("coordinator"),
+          "who")
 
 
 @site_test("a certificate of another CA, and one that has expired: no handshake")
@@ -111,6 +117,12 @@ def another_ca(c, site):
     before = site.refused("certificates")
     denied(site.call(Identity(key, unknown), "job", "List", jobs()), "not known")
     counted(site, "certificates", before)
+    with open(extensions, "w") as f:  # nor anybody's
+        f.write("subjectAltName=URI:accel://user/root,URI:accel://user/ann\n")
+    nobody = openssl("x509", "-req", "-in", csr, "-CA", os.path.join(site.state, "tls", "ca.pem"),
+                     "-CAkey", real_key, "-extfile", extensions, "-days", "9")
+    denied(site.call(Identity(key, nobody), "job", "List", jobs()), "names neither a node nor")
+    counted(site, "certificates", before, 2)
 
 
 @site_test("a revoked user: refused from then on, and what he has open ends")
@@ -228,7 +240,10 @@ def forged_reports(c, site):
         session.say(report=s.agent.Report(seq=seq, ended=s.agent.AttemptEnded(
             ref=ref, cause=1, text="forged", first_failed_rank=-1)))
         check_equal(session.next("report_ack").report_ack.seq, seq, "it may forget what it said")
-    counted(site, "reports", before, len(forged))
+    session.say(blob_read=s.agent.BlobRead(id=1, hash=b"h" * 32, ref=s.agent.AttemptRef(
+        job_id=int(job), attempt=1, era=era)))
+    check_equal(session.next("blob").blob.code, 7, "an archive of another's attempt: denied")
+    counted(site, "reports", before, len(forged) + 1)
     check_equal(c.describe(job)["state"], "RUNNING", "the job")
     # An answer to what was asked of another: n1 is asked for the log, n2 answers all numbers near.
     reader = c.start("logs", "-f", job)

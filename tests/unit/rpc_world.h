@@ -42,6 +42,7 @@ struct world {
     size_t parked_count, closed_count, message_count, half_closed_count;
     uint64_t last_call, flood_call;
     struct rpc_identity who;
+    size_t refused_count; /* for want of a role */
     bool pause_after_open, pause_each;
 };
 static struct world w;
@@ -157,7 +158,15 @@ static const struct rpc_method methods[] = {
     {"/t/Park", WATCH, CHUNK, false, false, RPC_ROLE_NODE, 100, on_event, M_PARK},
     {"/t/Flood", WATCH, CHUNK, false, true, RPC_ROLE_USER, 100, on_event, M_FLOOD},
 };
-static const struct rpc_service service = {methods, ARRAY_LEN(methods), &w};
+static inline void on_role_refused(void *ctx, const struct rpc_identity *who, const char *text)
+{
+    assert_ptr_equal(ctx, &w);
+    assert_non_null(who);
+    assert_true(text[0]);
+    w.refused_count++;
+}
+
+static const struct rpc_service service = {methods, ARRAY_LEN(methods), &w, NULL, on_role_refused};
 
 static inline void on_guard(uv_timer_t *timer)
 {

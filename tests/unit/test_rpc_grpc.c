@@ -52,6 +52,11 @@ static void test_no_certificate(void **state)
     assert_int_equal(res.code, ACCEL_EPERM);
     assert_non_null(strstr(res.text, "has the role none"));
     assert_false(seen.peer.has_certificate);
+    assert_int_equal(w.refused_count, 1);
+    call_input(&c, &res, "/grpc.health.v1.Health/Check", NULL, 0);
+    RUN_UNTIL(res.ends);
+    assert_int_equal(res.code, ACCEL_EUNAUTH);
+    assert_int_equal(w.refused_count, 2);
     call_input(&c, &res, "/t/Open", "hello", 5); /* as Enroll is: for anybody */
     RUN_UNTIL(res.ends);
     assert_int_equal(res.code, 0);
