@@ -47,7 +47,7 @@ static bool is_enforced(const struct seen *a, const char *kind)
     if (!has_limit(a, missing)) {
         return true;
     }
-    print_message("skipped: %s limits are not to be had here\n", kind);
+    print_message("# skipped: %s limits are not to be had here\n", kind);
     return false;
 }
 
@@ -245,7 +245,7 @@ static void test_read_only(void **state)
     struct start s;
     (void)state;
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0) {
-        print_message("skipped: no mount namespace is to be had here\n");
+        print_message("# skipped: no mount namespace is to be had here\n");
         skip();
     }
     static const char *const places[] = {"memory", "cpu", "pids", "devices", "unified", ""};
@@ -386,7 +386,7 @@ static void test_user_favour(void **state)
     close_switching(&w);
     assert_true(set_oom_score_adj("0"));
     if (!is_favoured)
-        print_message("not looked at: nobody can be favoured here\n");
+        print_message("# not looked at: nobody can be favoured here\n");
 }
 
 static void test_unknown_user(void **state)
