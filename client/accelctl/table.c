@@ -194,6 +194,8 @@ enum table_color state_color(const char *state)
     return TABLE_PLAIN;
 }
 
+#define HIDDEN SIZE_MAX /* width of a column that is not shown */
+
 /* Makes the columns that may be cut narrower, the last first, until a line has `width` characters.
  * Returns how many it has now. */
 static size_t cut_columns(const struct table *t, size_t width, size_t total, size_t least,
@@ -203,7 +205,7 @@ static size_t cut_columns(const struct table *t, size_t width, size_t total, siz
         const struct table_column *c = &t->columns[t->shown[i]];
         size_t kept = MAX(strlen(c->name), least);
 
-        if (!c->may_cut || widths[i] <= kept)
+        if (!c->may_cut || widths[i] == HIDDEN || widths[i] <= kept)
             continue;
         size_t less = MIN(widths[i] - kept, total - width);
 
@@ -212,8 +214,6 @@ static size_t cut_columns(const struct table *t, size_t width, size_t total, siz
     }
     return total;
 }
-
-#define HIDDEN SIZE_MAX /* width of a column that is not shown */
 
 /* Columns are cut down to WIDTH_KEPT each, then hidden, then cut down to their names. */
 static void fit(const struct table *t, size_t width, size_t *widths)

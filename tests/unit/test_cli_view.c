@@ -411,6 +411,27 @@ static void test_table_on_a_narrow_terminal(void **state)
                 "                   0 a\\x\xe2\x80\xa6 HELD    none \xe2\x80\xa6\n");
 }
 
+static void test_a_hidden_column_is_not_cut(void **state)
+{
+    static const struct table_column columns[] = {
+        {.name = "ID", .is_right = true},
+        {.name = "WHERE", .may_cut = true, .may_hide = true}, /* both, as in ps */
+        {.name = "REASON", .may_cut = true},
+    };
+    struct table *t = table_create(columns, ARRAY_LEN(columns), false);
+    AUTO_STR struct str out = {0};
+
+    setenv("LC_ALL", "C", 1);
+    table_cell_number(t, 12);
+    table_cell(t, "n[1-16]", TABLE_PLAIN);
+    table_cell(t, "stopped on request", TABLE_PLAIN);
+    str_init(&out);
+    table_format(t, false, 1, &out);
+    assert_string_equal(out.data, "ID REASON\n"
+                                  "12 stopp+\n");
+    table_destroy(t);
+}
+
 static void test_bytes_become_utf8(void **state)
 {
     static const struct {
@@ -547,6 +568,7 @@ int main(void)
         cmocka_unit_test(test_items_of_jobs),
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_table_on_a_narrow_terminal),
+        cmocka_unit_test(test_a_hidden_column_is_not_cut),
         cmocka_unit_test(test_bytes_become_utf8),
         cmocka_unit_test(test_exit_codes),
         cmocka_unit_test(test_report),
