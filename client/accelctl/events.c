@@ -204,7 +204,7 @@ int verb_events(struct cli *cli)
     if (r == 0) {
         if (h.form == VIEW_JSON || h.form == VIEW_YAML)
             h.items = h.is_following ? NULL : view_items_create(h.form, view_fields_of(&cli->opt));
-        else
+        else if (h.form != VIEW_NAME) /* those are printed as they come */
             h.table = table_create(columns, ARRAY_LEN(columns), h.form == VIEW_WIDE);
         session_attach(h.session, &hooks, &h);
         if (h.is_following)

@@ -91,6 +91,19 @@ static void read_once(struct logs *l)
     follow_begin(f, l->attempt, l->procs);
 }
 
+static int check_ranks(const struct logs *l, struct accel_error *err)
+{
+    for (size_t i = 0; i < l->rank_count && l->procs > 0; i++) {
+        if (l->ranks[i] >= l->procs)
+            return error_set(
+                err, ACCEL_ENOENT,
+                "job %llu has no rank %u\nwhy: it has %u, counted from 0\ntry: accelctl logs %llu",
+                (unsigned long long)l->attach.job_id, l->ranks[i], l->procs,
+                (unsigned long long)l->attach.job_id);
+    }
+    return 0;
+}
+
 static int choose_attempt(struct logs *l, struct accel_error *err)
 {
     const struct opt_value *wanted = &l->cli->opt.v[OPT_ATTEMPT];
@@ -121,6 +134,8 @@ static int run(struct logs *l, struct accel_error *err)
                      on_job, l, err);
     if (r == 0)
         r = choose_attempt(l, err);
+    if (r == 0)
+        r = check_ranks(l, err);
     if (r < 0)
         return r;
     session_settle(l->session);

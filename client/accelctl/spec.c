@@ -375,7 +375,7 @@ static int add_program(struct builder *b, const char *name)
         const char *for_shell = meant_for_shell(b, name);
 
         return not_found(b, name, "it is in no directory of PATH",
-                         access(name, F_OK) == 0 ? arena_printf(b->a, "./%s", name)
+                         access(name, F_OK) == 0 ? quoted(b, arena_printf(b->a, "./%s", name))
                          : for_shell             ? for_shell
                                                  : "the full path of the program");
     }

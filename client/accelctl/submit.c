@@ -193,6 +193,7 @@ static int submit_with(struct cli *cli, struct session *session, const struct su
         return submission_refused(r, err.text);
     int len = snprintf(text, sizeof text, "%llu\n", (unsigned long long)id);
 
+    cli_leaves_job(id); /* whose id nobody knows where stdout cannot be written */
     cli_write(STDOUT_FILENO, text, (size_t)len);
     session_settle(session);
     if (!option_given(&cli->opt, OPT_WAIT))

@@ -217,6 +217,7 @@ def events(c):
     check_equal(last, items[-2:], "the last two")
     check_equal(c.ok("events", "--since", "2100-01-01", "-o", "json").json()["items"], [], "later")
     check("KIND" in c.ok("events").out, "table")
+    check_equal(c.ok("events", "-o", "name").out.split(), [str(e["seq"]) for e in items], "numbers")
 
 
 @test("logs: both streams, ranks, attempts, the last lines, and -f to the end")
@@ -244,6 +245,7 @@ def logs(c):
     first = c.ok("logs", job, "--attempt", "1", "--rank", "0", "--stdout").out
     check(first.startswith("one 0\n"), "attempt 1: %r", first)
     check("attempt" in c.fails(1, "logs", job, "--attempt", "3").err, "no third attempt")
+    check("has no rank 2" in c.fails(1, "logs", job, "--rank", "0,2").err, "no third rank")
     check("99" in c.fails(1, "logs", "99").err, "no such job")
 
 
@@ -380,6 +382,15 @@ def broken_pipe(c):
     script = '"$0" logs %s | head -n 1; echo ${PIPESTATUS[0]}' % long
     result = c.run("version", prefix=["bash", "-c", script, os.path.join(c.bin, "accelctl")])
     check_equal((result.out, result.err), ("line 0\n141\n", ""), "head")
+
+
+@test("submit tells the id also where it cannot be written to stdout")
+def submit_to_full_disk(c):
+    script = '"$0" submit true > /dev/full'
+    result = c.run("version", prefix=["bash", "-c", script, os.path.join(c.bin, "accelctl")])
+    check_equal(result.rc, 1, str(result))
+    check("job 1 goes on" in result.err, "the id: %s", result)
+    c.wait("1", 0)
 
 
 @test("docs/CLI.md names every field of the JSON")

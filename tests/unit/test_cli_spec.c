@@ -260,6 +260,12 @@ static void test_programs_that_cannot_run(void **state)
         assert_non_null(strstr(b.err.text, rows[i].program));
         done(&b);
     }
+    assert_int_equal(mkdir("a dir", 0755), 0);
+    BUILD(&b, "launch", "a dir"); /* what is to be tried can be pasted */
+    assert_int_equal(b.code, 127);
+    assert_non_null(strstr(b.err.text, "try: './a dir'"));
+    done(&b);
+    assert_int_equal(rmdir("a dir"), 0);
     BUILD(&b, "launch");
     assert_int_equal(b.code, 2);
     done(&b);
