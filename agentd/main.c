@@ -15,6 +15,9 @@
 #include "common/loop.h"
 #include "common/notify.h"
 
+#define FILES_FIRST 12u /* open files, up to the start of accel-spawn */
+#define FILES_MIN   32u /* open files: it serves with that, and a few attempts */
+
 struct daemon {
     struct acceld_options options;
     struct state state;
@@ -125,9 +128,13 @@ static int run(struct daemon *d, struct accel_error *err)
 {
     struct launcher_spawned spawned = {.fd = -1};
     d->state.lock_fd = -1;
-    int r = start_spawn(d, &spawned, err);
+    int r = loop_files_check(FILES_FIRST, err);
+    if (r == 0)
+        r = start_spawn(d, &spawned, err);
+    loop_files_prepare(); /* accel-spawn keeps what was, for the jobs */
+    if (r == 0)
+        r = loop_files_check(FILES_MIN, err);
     if (r == 0) {
-        loop_files_prepare(); /* accel-spawn keeps what was, for the jobs */
         CHECK(uv_loop_init(&d->loop) == 0);
         r = join_start(&d->loop, &d->options, &d->state, err);
         if (r == 0 && !d->options.is_enrol_only)

@@ -76,6 +76,25 @@ void loop_files_prepare(void)
     }
 }
 
+int loop_files_check(unsigned count, struct accel_error *err)
+{
+    struct rlimit files = {0};
+    int fds[64];
+    unsigned n = 0;
+    CHECK(count <= ARRAY_LEN(fds));
+    while (n < count && (fds[n] = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0)) >= 0)
+        n++;
+    for (unsigned i = 0; i < n; i++)
+        close(fds[i]);
+    if (n == count)
+        return 0;
+    getrlimit(RLIMIT_NOFILE, &files);
+    return error_set(err, ACCEL_EFULL,
+                     "too few files can be opened\nwhy: at least %u are needed, and the limit of"
+                     " %llu open files leaves %u\ntry: ulimit -n 1024",
+                     count, (unsigned long long)files.rlim_cur, n);
+}
+
 /* ---- timers ---- */
 
 static void on_uv_timer(uv_timer_t *uv)

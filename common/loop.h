@@ -24,6 +24,10 @@ void loop_daemon_prepare(void);
  * is not ours to change. */
 void loop_files_prepare(void);
 
+/* Whether `count` more files (64 at most) can be opened now; ACCEL_EFULL with what to try. stderr
+ * is open. Before uv_loop_init(), which aborts without a word when its first few cannot. */
+int loop_files_check(unsigned count, struct accel_error *err);
+
 /* A deadline timer: fires once when clock_mono_ms() >= deadline; setting it again moves it.
  * deadline < 0 disarms. */
 struct loop_timer {

@@ -14,6 +14,8 @@
 #include "scheduler/lock.h"
 #include "scheduler/shell.h"
 
+#define FILES_MIN 32u /* open files: it serves on one host with that */
+
 static int fail(const struct accel_error *err)
 {
     log_error("%s", err->text);
@@ -40,7 +42,9 @@ static int run(struct coordinator_options *options)
     AUTO_CLOSE int lock_fd = -1;
     int listen_fd = -1, r;
 
-    r = path_make_private(options->state_dir, &err);
+    r = loop_files_check(FILES_MIN, &err);
+    if (r == 0)
+        r = path_make_private(options->state_dir, &err);
     if (r < 0)
         return fail(&err);
     r = state_lock(options->state_dir, options->socket_path, &lock_fd, &err);

@@ -19,12 +19,14 @@
 #include "client/accelctl/embedded.h"
 #include "common/clock.h"
 #include "common/limits.h"
+#include "common/loop.h"
 #include "common/path.h"
 #include "common/pki.h"
 #include "common/rpc_local.h"
 
 #define SYSTEM_SOCKET "/run/accel/coordinator.sock"
 /* of session_call: a coordinator that breaks every connection is no use */
+#define FILES_MIN        7u /* open files: a loop's, and a connection */
 #define CALL_TRIES       4
 #define RETRY_FIRST_MS   50 /* to a coordinator that is not ours to start; doubling */
 #define RETRY_LONGEST_MS 2000
@@ -278,6 +280,9 @@ static int open_with(const struct cli *cli, bool may_start, struct session **ret
     const char *named = NULL;
     int r;
 
+    r = loop_files_check(FILES_MIN, err);
+    if (r < 0)
+        return r;
     s = xcalloc(1, sizeof *s);
     r = uv_loop_init(&s->loop);
     if (r < 0) {

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from accel_test import ROOT, check, check_equal, main, test  # noqa: E402
+from accel_test import DEADLINE_S, ROOT, check, check_equal, main, test  # noqa: E402
 
 
 def check_form(result, what):
@@ -187,10 +187,6 @@ def errors(c):
     result = c.fails(1, prefix=["bash", "-c", 'exec "$0" help > /dev/full'])
     check_form(result, "a full disk")
     check("why: No space left" in result.err and "make room" in result.err, "%s", result)
-    for limit in range(8, 14):  # too few descriptors for a connection, and then for its loop
-        few = c.run("version", "-o", "json", prefix=[
-            "bash", "-c", 'ulimit -n %d; exec "$0" ps --coordinator unix:/nobody' % limit])
-        check(few.rc in (1, 5, 127), "ulimit -n %d: %s", limit, few)
     c.counts_starts = True
     gate = c.gate("gate")
     lost = c.fails(1, "launch", "--wrap", "echo one; read x < %s" % gate.path,
@@ -198,6 +194,24 @@ def errors(c):
     check("job 1 goes on" in lost.err, "what became of the job: %s", lost)
     gate.open()
     c.wait("1", 0)
+
+
+@test("too few files can be opened: each program says so at once")
+def few_files(c):
+    c.ok("ps")  # who looks at the end wants a coordinator
+    where = ["--state-dir", os.path.join(c.dir, "few")]
+    address = "unix:" + os.path.join(c.dir, "few.sock")
+    for program, *words in (["accelctl", "ps", "--coordinator", address],
+                            ["acceld", "--coordinator", address] + where,
+                            ["accel-coordinator", "--listen", address] + where):
+        for limit in range(4, 10):  # with 3 not even libc is found
+            few = subprocess.run(
+                ["prlimit", "--nofile=%d:%d" % (limit, limit), os.path.join(c.bin, program)] +
+                words, cwd=c.work, env=c.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE, timeout=DEADLINE_S, check=False)
+            told = few.stderr.decode()
+            check(few.returncode == 1 and "the limit of %d open files" % limit in told and
+                  "try: ulimit -n" in told, "%s with %d: %s", program, limit, few)
 
 
 @test("launch -v says once that a job waits, and for what")
