@@ -182,8 +182,8 @@ static void on_commit_failing(void *ctx, const struct accel_error *err)
     if (!s->failing.code)
         log_error("the store cannot write: %s", err->text);
     error_set(&s->failing, ACCEL_EUNAVAIL,
-              "the coordinator cannot write its store now: %.300s\ntry: free the cause; what"
-              " was accepted before is kept, and running work goes on",
+              "the coordinator cannot write its store now (what was accepted before is kept, and "
+              "running work goes on): %.300s",
               err->text);
     maybe_finish_stop(s); /* a store that cannot write is not waited for */
 }

@@ -103,7 +103,8 @@ def disk_full_and_back():
                 break
             check_equal(first.finish().rc, 0, str(first))
         refused = c.fails(5, "submit", "true")
-        check("full" in refused.err and "try:" in refused.err, "why and what to do: %s", refused)
+        check("full" in refused.err, "why: %s", refused)
+        check_equal(refused.err.count("try: "), 1, "what to do, once: %s" % refused)
         check(first.popen.poll() is None, "the first one waits: %s", first)
         gate.open()
         wait_pid_gone(pid)
