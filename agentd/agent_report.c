@@ -218,7 +218,7 @@ static char *add_loss(char *text, const Accel__V1__ExitRecord *record, struct ar
     if (bytes == 0)
         return text;
     const char *why = strerrordesc_np(sys);
-    return arena_printf(arena, "%s; %" PRIu64 " bytes of output were lost: %s", text, bytes,
+    return arena_printf(arena, "%s; %" PRIu64 STR_OUTPUT_LOST "%s", text, bytes,
                         why ? why : "unknown error");
 }
 

@@ -48,4 +48,8 @@ bool is_utf8(const void *p, size_t len);
  * to, so it may be a constant. */
 void make_utf8(char *text);
 
+/* Follows a number in the reason of a job, where acceld tells what no disk took of its output, and
+ * is looked for by accelctl. */
+#define STR_OUTPUT_LOST " bytes of output were lost: "
+
 #endif

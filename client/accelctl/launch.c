@@ -354,11 +354,13 @@ static int outcome(struct launch *l)
                 "what is kept",
                 (unsigned long long)l->job_id, (int)strcspn(a->log_err.text, "\n"), a->log_err.text,
                 (unsigned long long)l->job_id);
-    if (code != EXIT_CODE_OK) {
-        str_init(&text);
+    str_init(&text);
+    if (code != EXIT_CODE_OK)
         result_add_report(&text, job, l->submission.python, l->cli->use_color_stderr);
+    if (!strstr(text.data, STR_OUTPUT_LOST))
+        result_add_loss(&text, job);
+    if (text.len > 0)
         cli_write_str(STDERR_FILENO, &text);
-    }
     return code;
 }
 

@@ -202,6 +202,20 @@ static void add_log_paths(struct str *out, const Accel__V1__Job *job, const Acce
     str_addc(out, '\n');
 }
 
+void result_add_loss(struct str *out, const Accel__V1__Job *job)
+{
+    const char *words = job->reason ? strstr(job->reason, STR_OUTPUT_LOST) : NULL;
+    const char *start = words;
+
+    while (start && start > job->reason && start[-1] >= '0' && start[-1] <= '9')
+        start--;
+    if (start == words)
+        return;
+    str_adds(out, "accelctl: ");
+    str_add_visible(out, start, strlen(start));
+    str_addf(out, "; accelctl logs %llu has what was kept\n", (unsigned long long)job->id);
+}
+
 void result_add_report(struct str *out, const Accel__V1__Job *job, const char *python,
                        bool use_color)
 {

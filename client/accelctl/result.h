@@ -21,6 +21,9 @@ void result_add_rank_end(struct str *out, const Accel__V1__Rank *rank);
  * interpreter it ran under, or NULL. */
 void result_add_report(struct str *out, const Accel__V1__Job *job, const char *python,
                        bool use_color);
+/* "accelctl: 4096 bytes of output were lost: No space left on device; ...", a line for stderr;
+ * nothing when the reason of the job tells of no such loss. */
+void result_add_loss(struct str *out, const Accel__V1__Job *job);
 /* The attempt of that number, or NULL. */
 const Accel__V1__Attempt *result_find_attempt(const Accel__V1__Job *job, uint32_t number);
 

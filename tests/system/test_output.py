@@ -34,6 +34,16 @@ def sizes(c):
         check_equal(hashlib.sha256(os.fsencode(result.out)).hexdigest(), wanted, "logs %d" % size)
 
 
+@test("output that the file of --output did not take: launch says so, and ends as the program did")
+def copy_lost(c):
+    for code in (0, 3):
+        result = c.run("launch", "--output", "/dev/full", "sh", "-c", "echo out; exit %d" % code)
+        check_equal((result.rc, result.out), (code, "out\n"), "%s" % result)
+        told = [line for line in result.err.splitlines() if "lost" in line]
+        check_equal(told, ["accelctl: 4 bytes of output were lost: No space left on device; "
+                           "accelctl logs %s has what was kept" % c.jobs("-a")[-1]["id"]], "told")
+
+
 @test("both streams of many ranks at once come whole")
 def many_streams(c):
     script = ("i=0; while [ $i -lt 500 ]; do echo o $RANK $i; echo e $RANK $i >&2; i=$((i+1)); "

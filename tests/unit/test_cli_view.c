@@ -518,6 +518,27 @@ static void test_report(void **state)
         "logs: accelctl logs 12   (/s/1.err)\n");
 }
 
+static void test_loss(void **state)
+{
+    AUTO_STR struct str out = {0};
+    struct sample s;
+
+    sample_init(&s);
+    str_init(&out);
+    s.job.reason = (char *)"the rank exited with code 0; 6" STR_OUTPUT_LOST "No space\033";
+    result_add_loss(&out, &s.job);
+    assert_string_equal(out.data, "accelctl: 6 bytes of output were lost: No space\\x1b; accelctl "
+                                  "logs 12 has what was kept\n");
+    str_clear(&out);
+    s.job.reason = (char *)STR_OUTPUT_LOST; /* a text of somebody else */
+    result_add_loss(&out, &s.job);
+    s.job.reason = (char *)"the rank exited with code 0";
+    result_add_loss(&out, &s.job);
+    s.job.reason = NULL;
+    result_add_loss(&out, &s.job);
+    assert_string_equal(out.data, "");
+}
+
 static void test_ages(void **state)
 {
     static const struct {
@@ -572,6 +593,7 @@ int main(void)
         cmocka_unit_test(test_bytes_become_utf8),
         cmocka_unit_test(test_exit_codes),
         cmocka_unit_test(test_report),
+        cmocka_unit_test(test_loss),
         cmocka_unit_test(test_ages),
         cmocka_unit_test(test_colours),
     };
