@@ -20,6 +20,7 @@
 
 #define RETRY_MIN_MS 1000    /* nothing is tried more often */
 #define RETRY_MAX_MS 3600000 /* after a failure: a tenth of what is left, at most an hour */
+#define EXPIRED_MS   300000  /* too late, but for a clock that is set back */
 
 struct join_renewal {
     uv_loop_t *loop;
@@ -64,8 +65,10 @@ static void arm_retry(struct join_renewal *n)
     int64_t delay_ms = RETRY_MAX_MS;
 
     if (tls_files_load(n->dir, &files, NULL) == 0 &&
-        n->remote->pki->parse(files.cert_pem, &cert, NULL) == 0)
-        delay_ms = MIN((cert.end_ms - clock_wall_ms()) / 10, delay_ms);
+        n->remote->pki->parse(files.cert_pem, &cert, NULL) == 0) {
+        int64_t left_ms = cert.end_ms - clock_wall_ms();
+        delay_ms = left_ms < 0 ? EXPIRED_MS : MIN(left_ms / 10, delay_ms);
+    }
     tls_files_done(&files);
     arm(n, delay_ms);
 }

@@ -14,6 +14,7 @@
 #include "common/log.h"
 #include "common/loop.h"
 #include "common/path.h"
+#include "common/pki.h"
 #include "common/prng.h"
 #include "common/remote.h"
 #include "common/rpc_local.h"
@@ -43,6 +44,7 @@ struct uplink {
     bool was_hasty;              /* tried at once after a session, and none has lived since */
     bool is_refused;             /* the last try ended so, and asking again will not change it */
     int64_t answered_ms;         /* clock_mono_ms() of that */
+    int64_t valid_until_ms;      /* our certificate, on the wall clock; 0: not known */
     int64_t backoff_ms, keepalive_ms;
     struct loop_timer timer;
     uv_fs_event_t watch;
@@ -161,12 +163,33 @@ static void tell(struct uplink *u, const char *text)
     snprintf(u->told, sizeof(u->told), "%.*s", len, text);
 }
 
+/* Removed, another's name, or out of time: by our clock, too, since a handshake that fails does not
+ * say why. What is told of the latter replaces *text. */
+static bool is_refusal(struct uplink *u, int code, const char **text, struct accel_error *err)
+{
+    bool is_handshake = code == ACCEL_EUNAVAIL && !u->was_answered;
+    bool is_expired = u->valid_until_ms > 0 && u->valid_until_ms < clock_wall_ms();
+    if (!u->remote)
+        return false;
+    if (is_handshake && is_expired) {
+        error_set(
+            err, code,
+            "the certificate in %s has expired\nwhy: %.*s\ntry: accelctl node token, and start"
+            " its acceld with --join TOKEN",
+            u->tls_dir, (int)strcspn(*text, "\n"), *text);
+        *text = err->text;
+        return true;
+    }
+    return code == ACCEL_EPERM || code == ACCEL_EUNAUTH;
+}
+
 static void on_end(void *ctx, int code, const char *text)
 {
     struct uplink *u = ctx;
+    struct accel_error err;
     bool was_open = u->is_open;
     u->is_open = false;
-    u->is_refused = u->remote && code == ACCEL_EPERM; /* removed, or another's name */
+    u->is_refused = is_refusal(u, code, &text, &err);
     drop_channel(u);
     if (is_hasty(u))
         retry_after(u, 0);
@@ -209,8 +232,11 @@ static int connect_remote(struct uplink *u)
 {
     struct tls_files files;
     struct accel_error err = {0};
+    struct pki_cert cert = {0};
     int r = tls_files_load(u->tls_dir, &files, &err);
     if (r == 0) {
+        u->remote->pki->parse(files.cert_pem, &cert, NULL); /* if not, the module says why */
+        u->valid_until_ms = cert.end_ms;
         struct remote_channel_config config = {
             .host = u->address.host,
             .port = u->address.port,

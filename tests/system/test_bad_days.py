@@ -435,13 +435,17 @@ def node_of_another_time(c, site):
         with open(path, "w") as f:
             f.write(dated(c, site, csr, "subjectAltName=URI:accel://node/n1\n", start, end))
         before = len(site.log("coordinator"))
-        p = acceld(site, "n1")
+        p = acceld(site, "n1", "--log-level", "debug")
         p.expect(words)
         has_form(p.log(), "this machine's clock says", clock)
         until(lambda: "a handshake failed: the caller's certificate" in
               site.log("coordinator")[before:], "the coordinator says why")
         check("not valid yet; this machine's clock says 2" in site.log("coordinator")[before:],
               "which clock: %s", site.log("coordinator")[before:])
+        if words == "not valid any more":  # people have to do something: it is asked less often
+            p.expect("the coordinator refuses this node")
+            until(lambda: re.search(r"refused; the next try is in [234]\d{3} ms", p.log()), "when")
+            has_form(p.log(), "has expired")
         with open(path, "w") as f:
             f.write(good)  # as if the clock had been set: acceld reads it again for each try
         c.ok("launch", "true")
