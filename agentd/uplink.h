@@ -9,9 +9,9 @@
  * directory; its listener may be a moment later than the file, so the back-off starts at 1 ms
  * then). tcp: the same with up to 4 s, so that a thousand nodes do not come at once and each is
  * back within 10 s; a coordinator that refuses this node (it was removed, its name is another's,
- * its certificate has expired) is asked after 4 s doubling to 5 min; why it fails is logged when that
- * changes. Loop's thread; connecting and looking up names do not block. Callbacks come from the
- * loop only.
+ * its certificate has expired) is asked after 4 s doubling to 5 min; why it fails is logged when
+ * that changes. Loop's thread; connecting and looking up names do not block. Callbacks come from
+ * the loop only.
  */
 #ifndef ACCEL_AGENTD_UPLINK_H
 #define ACCEL_AGENTD_UPLINK_H
