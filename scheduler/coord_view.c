@@ -34,16 +34,6 @@ char *attempt_placement_text(const struct attempt *a, struct arena *arena)
     return arena_strdup(arena, s.data);
 }
 
-static const struct share *share_of(const struct attempt *a, uint32_t rank)
-{
-    for (size_t i = 0; i < a->share_count; i++) {
-        const struct share *s = &a->shares[i];
-        if (rank >= s->first_rank && rank - s->first_rank < s->local_size)
-            return s;
-    }
-    return NULL;
-}
-
 static void split_devices(struct arena *a, const char *text, Accel__V1__Rank *v)
 {
     size_t count = 1, i = 0;
@@ -67,7 +57,7 @@ static void split_devices(struct arena *a, const char *text, Accel__V1__Rank *v)
 static Accel__V1__Rank *view_rank(struct arena *a, const struct attempt *at, const struct worker *w)
 {
     Accel__V1__Rank *v = ARENA_NEW(a, Accel__V1__Rank);
-    const struct share *s = share_of(at, w->rank);
+    const struct share *s = attempt_share(at, w->rank);
 
     accel__v1__rank__init(v);
     v->rank = w->rank;
@@ -194,8 +184,9 @@ Accel__V1__Job *view_job_brief(struct coord *c, const struct job *j, struct plac
     v->submit_ms = j->submit_ms;
     v->start_ms = j->run->start_ms;
     v->end_ms = j->run->end_ms;
-    v->nodes = j->nodes ? j->nodes : 1;
-    v->procs = at ? at->world_size : j->procs_per_node;
+    /* Of a job that had ended before this coordinator began only its attempts are known. */
+    v->nodes = j->nodes ? j->nodes : at ? MAX((uint32_t)at->share_count, 1u) : 1;
+    v->procs = at ? at->world_size : v->nodes * j->procs_per_node;
     v->device_kind = (Accel__V1__DeviceKind)j->device_kind;
     v->gpus_per_node = j->gpus_per_node;
     v->exit_code = j->run->exit_code;

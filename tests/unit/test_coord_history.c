@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What leaves the history by its age, and what does not because the wall clock has jumped: ahead,
- * again, back, in small steps, or while there was no coordinator.
+ * again, back, in small steps, or while there was no coordinator. And that the size of a job is
+ * told alike while it waits, when it has ended and by the next coordinator.
  */
 #include "tests/unit/core_world.h"
 
@@ -114,6 +115,44 @@ static void test_small_steps_and_back(void **state)
     assert_true(is_kept());
 }
 
+static void check_size(uint64_t job, Accel__V1__JobState state, uint32_t nodes, uint32_t procs)
+{
+    Accel__V1__GetRequest rq = ACCEL__V1__GET_REQUEST__INIT;
+
+    rq.job_id = job;
+    Accel__V1__GetReply *reply = ask(COORD_GET, &rq, &accel__v1__get_reply__descriptor);
+    assert_int_equal(reply->job->state, state);
+    assert_int_equal(reply->job->nodes, nodes);
+    assert_int_equal(reply->job->procs, procs);
+    free_message(reply);
+}
+
+static void three_each(Accel__V1__JobSpec *spec)
+{
+    spec->procs_per_node = 3;
+}
+
+static void test_the_size_that_is_told(void **state)
+{
+    (void)state;
+    uint64_t session[] = {join("n0", 1), join("n1", 1)};
+    uint64_t job = submit(2);
+    check_size(job, ACCEL__V1__JOB_STATE__JOB_STARTING, 2, 2);
+    for (uint32_t i = 0; i < 2; i++)
+        say_prepared(session[i], job, 1);
+    for (uint32_t i = 0; i < 2; i++)
+        say_started(session[i], job, 1, i);
+    for (uint32_t i = 0; i < 2; i++)
+        say_ended(session[i], job, 1, i, ACCEL__V1__CAUSE__CAUSE_SUCCEEDED);
+    check_size(job, ACCEL__V1__JOB_STATE__JOB_ENDED, 2, 2);
+    restart();
+    check_size(job, ACCEL__V1__JOB_STATE__JOB_ENDED, 2, 2);
+    join("n0", 3);
+    join("n1", 3);
+    submit_as(&root, 2, three_each);
+    check_size(submit_as(&root, 2, three_each), ACCEL__V1__JOB_STATE__JOB_PENDING, 2, 6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -123,6 +162,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_coordinator_that_starts_late, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_start_in_time, setup, teardown),
         cmocka_unit_test_setup_teardown(test_small_steps_and_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_size_that_is_told, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
