@@ -392,6 +392,7 @@ struct attempt *attempt_new(struct job *j, uint32_t number, uint32_t world_size,
 void attempt_free(struct coord *c, struct attempt *a);
 struct attempt *attempt_find(const struct job *j,
                              uint32_t number); /* 0: the last; NULL if there is none */
+struct share *attempt_share(const struct attempt *a, uint32_t rank); /* that has it; or NULL */
 struct user *user_find(const struct coord *c, const char *name);
 /* uid UINT32_MAX: not known, the one that he may have stays. */
 struct user *user_intern(struct coord *c, uint32_t uid, const char *name);

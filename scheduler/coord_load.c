@@ -162,11 +162,10 @@ static char *blob_text(struct record_blob b)
 /* Rows of workers are written when their node has said the last word on them. */
 static void load_share_end(struct attempt *a, uint32_t rank)
 {
-    for (size_t i = 0; i < a->share_count && a->end_ms == 0; i++) {
-        struct share *s = &a->shares[i];
-        if (rank >= s->first_rank && rank - s->first_rank < s->local_size)
-            s->started = s->ended = true;
-    }
+    struct share *s = a->end_ms == 0 ? attempt_share(a, rank) : NULL;
+
+    if (s)
+        s->started = s->ended = true;
 }
 
 static void load_worker(struct coord *c, const struct record_worker *r)

@@ -231,6 +231,24 @@ struct attempt *attempt_find(const struct job *j, uint32_t number)
     return NULL;
 }
 
+/* Shares are in the order of their ranks. */
+struct share *attempt_share(const struct attempt *a, uint32_t rank)
+{
+    size_t lo = 0, hi = a->share_count;
+
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        struct share *s = &a->shares[mid];
+        if (rank < s->first_rank)
+            hi = mid;
+        else if (rank - s->first_rank < s->local_size)
+            return s;
+        else
+            lo = mid + 1;
+    }
+    return NULL;
+}
+
 /* --- users --- */
 
 struct user *user_find(const struct coord *c, const char *name)
