@@ -34,6 +34,7 @@ static void stop(struct daemon *d, int status)
         return;
     d->status = status;
     notify_stopping();
+    state_say_ending(&d->state);
     shell_destroy(d->shell); /* the loop ends with its last handle */
     d->shell = NULL;
     join_renewal_destroy(d->renewal);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "agentd/procfs.h"
+#include "common/log.h"
 #include "common/path.h"
 #include "common/str.h"
 
@@ -22,6 +23,7 @@
 #define SEAL_FILE_BYTES   128u /* and a hash in hex */
 #define LOCK_TRIES        8    /* each after the end of another process that had the lock */
 #define LOCK_WAIT_MS      5000
+#define ENDING            " ending" /* behind the pid in the lock file */
 #define KERNEL_PF_EXITING 0x4u /* include/linux/sched.h: in do_exit() */
 
 static int file_path(const struct state *s, const char *name, char *path, size_t size,
@@ -87,8 +89,9 @@ static bool is_exiting(pid_t pid)
     return flags & KERNEL_PF_EXITING;
 }
 
-/* A killed acceld's connections may be seen to end, and its successor be started, before the kernel
- * has come to its lock. Waits for such a one; false: the holder is alive. */
+/* The session of an acceld that ends may be seen to end, and its successor be started, before its
+ * lock is free: it has said so in the file, or was killed and the kernel is still at it. Waits for
+ * such a one; false: the holder stays. */
 static bool wait_for_dying(const char *path)
 {
     AUTO_FREE char *text = NULL;
@@ -96,11 +99,12 @@ static bool wait_for_dying(const char *path)
     uint64_t pid;
     if (path_read_all(AT_FDCWD, path, NUMBER_FILE_BYTES, &text, &len, NULL) < 0)
         return false;
-    text[strcspn(text, "\n")] = 0;
+    bool is_ending = strstr(text, ENDING) != NULL;
+    text[strcspn(text, " \n")] = 0;
     if (parse_u64(text, 2, INT32_MAX, &pid) < 0)
         return false;
     AUTO_CLOSE int pidfd = proc_pidfd_open((pid_t)pid);
-    if (pidfd >= 0 && !is_exiting((pid_t)pid))
+    if (pidfd >= 0 && !is_ending && !is_exiting((pid_t)pid))
         return false;
     struct pollfd p = {.fd = pidfd, .events = POLLIN};
     return pidfd < 0 || poll(&p, 1, LOCK_WAIT_MS) > 0;
@@ -112,7 +116,7 @@ static int fail_held(const struct state *s, const char *path, struct accel_error
     size_t len;
     bool is_known = path_read_all(AT_FDCWD, path, NUMBER_FILE_BYTES, &pid, &len, NULL) == 0;
     if (is_known)
-        pid[strcspn(pid, "\n")] = 0;
+        pid[strcspn(pid, " \n")] = 0;
     return error_set(err, ACCEL_EBUSY,
                      "another acceld has the state directory %s\n"
                      "why: pid %s holds %s\ntry: end that one first, or use another --state-dir",
@@ -221,6 +225,14 @@ int state_open(struct state *s, const char *dir, bool is_shared, struct accel_er
     if (r < 0)
         state_close(s);
     return r;
+}
+
+void state_say_ending(struct state *s)
+{
+    char text[NUMBER_FILE_BYTES];
+    int len = snprintf(text, sizeof(text), "%d" ENDING "\n", (int)getpid());
+    if (s->lock_fd >= 0 && pwrite(s->lock_fd, text, (size_t)len, 0) != len)
+        log_debug("the lock file does not say that we end"); /* a successor gives up then */
 }
 
 void state_close(struct state *s)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * state.h - what a node remembers: STATE/lock (one acceld each), STATE/incarnation (of the last
+ * state.h - what a node remembers: STATE/lock (one acceld each: "PID", "PID ending"), STATE/incarnation (of the last
  * start, bumped by each), STATE/seen ("ERA EPOCH" of the highest coordinator obeyed), STATE/seal
  * ("ERA EPOCH HEX", its proof of that), STATE/attempts/. Blocking; durable when a function has
  * returned 0.
@@ -29,6 +29,8 @@ int state_open(struct state *s, const char *dir, bool is_shared, struct accel_er
  * passed through by all; STATE/attempts belongs to root, so that nobody but accel-spawn makes or
  * renames an attempt's directory. */
 int state_prepare_shared(const char *dir, uid_t uid, gid_t gid, struct accel_error *err);
+/* Before the session ends: whoever is started in our place waits for us, and is not refused. */
+void state_say_ending(struct state *s);
 void state_close(struct state *s); /* accepts one that is all zero but lock_fd -1 */
 /* seal: HASH_BYTES, NULL for none. The pair is higher than the one before, or its seal is news. */
 int state_save_seen(struct state *s, uint64_t era, uint64_t epoch, const uint8_t *seal,

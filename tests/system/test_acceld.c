@@ -4,14 +4,19 @@
  * is shown: a gang's whole life, ends by their causes, adoption after kill -9, the fences of era
  * and epoch, output and input, and how the daemon itself ends.
  */
+#include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "common/path.h"
 #include "tests/system/acceld_world.h"
 
 static struct world w;
@@ -314,6 +319,62 @@ static void test_second_acceld(void **state)
     w.acceld = first;
 }
 
+/* Holds STATE/lock, as an acceld that ends, until the other end of the pipe is closed. */
+static pid_t hold_lock(const int ends[2])
+{
+    char byte, path[PATH_MAX], text[32];
+    snprintf(path, sizeof(path), "%s/lock", w.state);
+    int ready[2];
+    assert_int_equal(pipe(ready), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(ends[1]);
+        int fd = open(path, O_RDWR);
+        int len = snprintf(text, sizeof(text), "%d ending\n", (int)getpid());
+        bool is_held = flock(fd, LOCK_EX) == 0 && pwrite(fd, text, (size_t)len, 0) == len;
+        if (is_held && write(ready[1], "", 1) == 1)
+            (void)!read(ends[0], &byte, 1);
+        _exit(0);
+    }
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    return pid;
+}
+
+/* Started when the session of the one before has ended but its process has not: it waits. */
+static void test_successor(void **state)
+{
+    char path[PATH_MAX], expected[32], events[4096];
+    int ends[2];
+    size_t len;
+    (void)state;
+    open_session();
+    snprintf(expected, sizeof(expected), "%d ending\n", (int)w.acceld);
+    kill(w.acceld, SIGTERM);
+    assert_int_equal(world_wait_exit(&w), 0);
+    AUTO_FREE char *text = NULL;
+    snprintf(path, sizeof(path), "%s/lock", w.state);
+    assert_int_equal(path_read_all(AT_FDCWD, path, 64, &text, &len, NULL), 0);
+    assert_string_equal(text, expected);
+
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    pid_t holder = hold_lock(ends);
+    AUTO_CLOSE int watch = inotify_init1(IN_CLOEXEC);
+    assert_true(inotify_add_watch(watch, path, IN_CLOSE_WRITE | IN_CLOSE_NOWRITE) >= 0);
+    world_start(&w, "--devices", "cpu:16", NULL);
+    for (int closes = 0; closes < 2;) { /* it tried the lock, and read whose it is */
+        ssize_t n = read(watch, events, sizeof(events));
+        assert_true(n > 0);
+        for (char *e = events; e < events + n; closes++)
+            e += sizeof(struct inotify_event) + ((struct inotify_event *)e)->len;
+    }
+    close(ends[0]);
+    close(ends[1]); /* the holder ends */
+    assert_int_equal(waitpid(holder, NULL, 0), holder);
+    world_wait_session(&w, 2);
+}
+
 static void test_idle_exit(void **state)
 {
     (void)state;
@@ -398,6 +459,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_era_and_epoch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sessions_that_end, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_acceld, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_successor, setup, teardown),
         cmocka_unit_test_setup_teardown(test_idle_exit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_options, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fake_devices, setup, teardown),
