@@ -19,11 +19,14 @@
 #include "common/hash.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/notify.h"
 #include "common/path.h"
 #include "common/token.h"
 
 #define ROUNDS         5    /* through the addresses of a token, with pauses of 1, 2, 4, 8 s */
 #define ROUND_PAUSE_MS 1000 /* doubling */
+/* What a service manager is asked for before each address: a name, 10 s to connect, a pause */
+#define STEP_MS 60000
 /* One round, and so long for each address, where the node is enrolled already: work waits for it */
 #define SHORT_CONNECT_MS 3000
 
@@ -214,7 +217,10 @@ static int call_until_answered(struct enrolment *e, struct accel_error *err)
 
     for (unsigned round = 0; round < rounds; round++) {
         for (size_t i = 0; i < e->token->n_addresses; i++) {
+            notify_extend(STEP_MS);
+            notify_status("enrolling at %s", e->token->addresses[i]);
             r = call(e, e->token->addresses[i], err);
+            notify_status("%s", "");
             if (r != ACCEL_EUNAVAIL && r != ACCEL_ECLOSED && r != ACCEL_ETIME)
                 return r;
             log_warn("cannot enrol at %s: %s", e->token->addresses[i], err->text);

@@ -85,6 +85,14 @@ void notify_ready(uv_loop_t *loop)
     manager.is_watching = true;
 }
 
+void notify_extend(unsigned ms)
+{
+    char text[64];
+
+    snprintf(text, sizeof(text), "EXTEND_TIMEOUT_USEC=%llu", ms * 1000ull);
+    tell(text);
+}
+
 void notify_reloading(void)
 {
     tell("RELOADING=1");

@@ -21,5 +21,7 @@ void notify_ready(uv_loop_t *loop);
 void notify_reloading(void);                                /* then notify_ready() again */
 void notify_stopping(void);                                 /* also closes the watchdog's timer */
 void notify_status(const char *fmt, ...) PRINTF_LIKE(1, 2); /* one line for people */
+/* Of a start that goes on: it may take `ms` more from now, however little the manager gives it. */
+void notify_extend(unsigned ms);
 
 #endif

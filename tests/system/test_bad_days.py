@@ -153,7 +153,13 @@ def join_nowhere(c, site):
     token = site.token()
     site.coordinator.kill()
     site.coordinator.wait()
-    p = acceld(site, "n1", "--join", token)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(c.path("notify"))
+        manager.settimeout(DEADLINE_S)
+        p = acceld(site, "n1", "--join", token, env={"NOTIFY_SOCKET": c.path("notify")})
+        told = [manager.recv(4096).decode() for _ in range(2)]
+    check(told[0].startswith("EXTEND_TIMEOUT_USEC="), "a manager waits for it: %s", told)
+    check("STATUS=enrolling at tcp:" + site.address in told[1], "and sees for what: %s", told)
     p.expect("cannot enrol at")
     has_form(p.log(), site.address, "refused")
     site.coordinator = site.start_coordinator()  # before it gives up, which is after some 15 s

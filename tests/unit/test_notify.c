@@ -75,6 +75,8 @@ static void test_life(void **state)
     assert_null(getenv("WATCHDOG_PID"));
 
     assert_int_equal(uv_loop_init(&loop), 0);
+    notify_extend(60000);
+    expect(fd, "EXTEND_TIMEOUT_USEC=60000000");
     notify_ready(&loop);
     expect(fd, "READY=1");
     notify_status("%d jobs\nsecond line", 3);
