@@ -24,7 +24,7 @@
 #define LOCK_TRIES        8    /* each after the end of another process that had the lock */
 #define LOCK_WAIT_MS      5000
 #define ENDING            " ending" /* behind the pid in the lock file */
-#define KERNEL_PF_EXITING 0x4u /* include/linux/sched.h: in do_exit() */
+#define KERNEL_PF_EXITING 0x4u      /* include/linux/sched.h: in do_exit() */
 
 static int file_path(const struct state *s, const char *name, char *path, size_t size,
                      struct accel_error *err)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * state.h - what a node remembers: STATE/lock (one acceld each: "PID", "PID ending"), STATE/incarnation (of the last
- * start, bumped by each), STATE/seen ("ERA EPOCH" of the highest coordinator obeyed), STATE/seal
- * ("ERA EPOCH HEX", its proof of that), STATE/attempts/. Blocking; durable when a function has
- * returned 0.
+ * state.h - what a node remembers: STATE/lock (one acceld each: "PID", "PID ending"),
+ * STATE/incarnation (of the last start, bumped by each), STATE/seen ("ERA EPOCH" of the highest
+ * coordinator obeyed), STATE/seal ("ERA EPOCH HEX", its proof of that), STATE/attempts/. Blocking;
+ * durable when a function has returned 0.
  */
 #ifndef ACCEL_AGENTD_STATE_H
 #define ACCEL_AGENTD_STATE_H
