@@ -54,6 +54,8 @@ void result_add_rank_end(struct str *out, const Accel__V1__Rank *rank)
     if (rank->error && rank->error[0] != '\0') {
         str_adds(out, "not started: ");
         str_add_visible(out, rank->error, strlen(rank->error));
+    } else if (!rank->exited && rank->state && strcmp(rank->state, "EXITED") == 0) {
+        str_adds(out, rank->pid == 0 ? "not started" : "not known"); /* nobody saw its exit */
     } else if (!rank->exited) {
         str_adds(out, rank->state && rank->state[0] != '\0' ? rank->state : "not known");
     } else if (rank->signal != 0) {

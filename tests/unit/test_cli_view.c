@@ -518,6 +518,33 @@ static void test_report(void **state)
         "logs: accelctl logs 12   (/s/1.err)\n");
 }
 
+static void check_rank_end(const Accel__V1__Rank *rank, const char *want)
+{
+    AUTO_STR struct str out = {0};
+
+    str_init(&out);
+    result_add_rank_end(&out, rank);
+    assert_string_equal(out.data, want);
+}
+
+static void test_end_of_a_rank(void **state)
+{
+    Accel__V1__Rank rank = ACCEL__V1__RANK__INIT;
+
+    check_rank_end(&rank, "not known");
+    rank.state = (char *)"EXITED"; /* with its attempt: what began nothing has no exit */
+    check_rank_end(&rank, "not started");
+    rank.pid = 7;
+    check_rank_end(&rank, "not known"); /* its shim was killed */
+    rank.exited = true;
+    check_rank_end(&rank, "exit code 0");
+    rank.exited = false;
+    rank.state = (char *)"RUNNING";
+    check_rank_end(&rank, "RUNNING");
+    rank.error = (char *)"no such program";
+    check_rank_end(&rank, "not started: no such program");
+}
+
 static void test_loss(void **state)
 {
     AUTO_STR struct str out = {0};
@@ -593,6 +620,7 @@ int main(void)
         cmocka_unit_test(test_bytes_become_utf8),
         cmocka_unit_test(test_exit_codes),
         cmocka_unit_test(test_report),
+        cmocka_unit_test(test_end_of_a_rank),
         cmocka_unit_test(test_loss),
         cmocka_unit_test(test_ages),
         cmocka_unit_test(test_colours),
