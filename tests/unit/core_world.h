@@ -38,6 +38,7 @@ static struct core_world {
     int64_t now_ms, wall_ms;
     uint64_t sessions, calls;
     uint8_t requests;
+    Accel__V1__Slice *slice; /* that the next Hello tells; NULL: none */
 } w;
 
 static inline void load_one(void *ctx, const struct record *rec)
@@ -139,6 +140,21 @@ static inline uint64_t open_as(const struct rpc_identity *who, enum coord_method
     return w.calls;
 }
 
+/* With what the shell gives to calls that need a key; the answer, or that of a stream so far. */
+static inline const struct coord_output *open_granted(const struct rpc_identity *who,
+                                                      enum coord_method method, const void *msg,
+                                                      const struct coord_grant *grant)
+{
+    step(&(struct coord_event){.type = COORD_EV_CALL,
+                               .method = method,
+                               .rpc_type = RPC_OPEN,
+                               .call = ++w.calls,
+                               .who = who,
+                               .msg = msg,
+                               .grant = grant});
+    return said_to(w.calls);
+}
+
 /* A unary call that is answered at once, with this message. Free it. */
 static inline void *ask(enum coord_method method, const void *msg,
                         const ProtobufCMessageDescriptor *reply)
@@ -182,6 +198,8 @@ static inline uint64_t hello(const char *name, Accel__V1__Device *const *devices
     node.n_devices = count;
     node.devices = (Accel__V1__Device **)devices;
     node.memory_bytes = 1ull << 30;
+    node.cpus = 8;
+    node.slice = w.slice;
     node.incarnation = 1;
     node.address = (char *)name;
     m.node = &node;
