@@ -45,6 +45,7 @@ static const struct habit habits[] = {
 
     {"account", "nothing: nobody is billed", RUN, true},
     {"array", "a loop of accelctl submit", RUN, true},
+    {"begin", "at TIME, a command of its own", RUN, true},
     {"chdir", "cd DIR before, or --sync DIR", RUN, true},
     {"constraint", "--nodelist A,B", RUN, true},
     {"dependency", "accelctl wait ID && accelctl submit", RUN, true},
@@ -55,6 +56,7 @@ static const struct habit habits[] = {
     {"mail-type", "accelctl wait ID && mail", RUN, true},
     {"mem-per-cpu", "--mem S, which counts on each node", RUN, true},
     {"mem-per-gpu", "--mem S, which counts on each node", RUN, true},
+    {"nice", "nothing: first come, first served", RUN, true},
     {"no-requeue", "nothing: a job starts once unless --max-restarts N", RUN, true},
     {"open-mode", "nothing: the output of each attempt is kept", RUN, true},
     {"parsable", "nothing: submit prints the id only", RUN, true},
@@ -70,6 +72,7 @@ static const struct habit habits[] = {
     {"cpus", "--cpus-per-task N", RUN, false},
     {"gpu", "--gpus N", RUN, false},
     {"num-nodes", "--nodes N", RUN, false},
+    {"standalone", "nothing: each gang has a port of its own", RUN, false},
     {"workdir", "cd DIR before, or --sync DIR", RUN, false},
 
     {"me", "nothing: your jobs are listed", V(PS), true},

@@ -198,6 +198,11 @@ static int bad_value(struct parser *p, const struct option_row *row, const char 
 {
     char buf[256];
 
+    if (row->id == OPT_PROCS &&
+        (strcmp(text, "gpu") == 0 || strcmp(text, "cpu") == 0)) /* torchrun */
+        return error_set(p->err, ACCEL_EINVAL,
+                         "--%s %s: not possible\nwhy: %s\ntry: --devices %s, and no --%s",
+                         row->name, text, why, text, row->name);
     return error_set(p->err, ACCEL_EINVAL,
                      "--%s %s: not possible\nwhy: %s\ntry: accelctl %s --help", row->name,
                      shown(text, buf, sizeof buf), why, p->ret->verb ? p->ret->verb->name : "");

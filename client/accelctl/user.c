@@ -206,7 +206,8 @@ static const struct {
 } commands[] = {{"cert", 2, user_cert},
                 {"revoke", 2, user_revoke},
                 {"role", 3, user_role},
-                {"ls", 1, user_list}};
+                {"ls", 1, user_list},
+                {"list", 1, user_list}};
 
 int verb_user(struct cli *cli)
 {

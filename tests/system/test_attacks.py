@@ -140,6 +140,7 @@ def revoked(c, site):
     denied(site.call(ann, "job", "List", jobs()), "revoked")
     counted(site, "certificates", before, 2)
     listed = c.ok("user", "ls", "-o", "json").json()["items"]
+    check_equal(c.ok("user", "list", "-o", "json").json()["items"], listed, "as node list")
     check_equal([(u["name"], u["role"], u["certificates"]) for u in listed], [("ann", "user", 0)],
                 "users")
 
