@@ -11,7 +11,8 @@
 
 struct reader {
     const struct settings_table *t;
-    const char *name;
+    const char *name, *text;
+    size_t len;
     struct arena *a;
     void *values;
     struct accel_error *err;
@@ -32,10 +33,26 @@ static int fail_at(struct reader *rd, yaml_mark_t mark, const char *fmt, ...)
                      mark.column + 1, text);
 }
 
+/* Bytes that are no text are met before they have a line. */
+static yaml_mark_t mark_of_byte(const struct reader *rd, size_t offset)
+{
+    yaml_mark_t mark = {0};
+
+    for (size_t i = 0; i < MIN(offset, rd->len); i++) {
+        mark.column = rd->text[i] == '\n' ? 0 : mark.column + ((rd->text[i] & 0xc0) != 0x80);
+        mark.line += rd->text[i] == '\n';
+    }
+    return mark;
+}
+
 static int next(struct reader *rd, yaml_event_t *ret_event)
 {
     if (!yaml_parser_parse(&rd->parser, ret_event)) {
         ret_event->type = YAML_NO_EVENT;
+        if (rd->parser.error == YAML_READER_ERROR)
+            return fail_at(rd, mark_of_byte(rd, rd->parser.problem_offset),
+                           "not YAML: %s (byte 0x%02x)", rd->parser.problem,
+                           (unsigned)rd->parser.problem_value);
         return fail_at(rd, rd->parser.problem_mark, "not YAML: %s", rd->parser.problem);
     }
     bool is_plain = true;
@@ -226,7 +243,8 @@ static int read_stream(struct reader *rd)
 int settings_read_yaml(const struct settings_table *t, const char *name, const char *text,
                        size_t len, struct arena *a, void *values, struct accel_error *err)
 {
-    struct reader rd = {.t = t, .name = name, .a = a, .values = values, .err = err};
+    struct reader rd = {
+        .t = t, .name = name, .text = text, .len = len, .a = a, .values = values, .err = err};
 
     rd.seen = ARENA_ARRAY(a, bool, t->count + 1);
     if (!yaml_parser_initialize(&rd.parser))

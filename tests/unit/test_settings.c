@@ -131,6 +131,8 @@ static void test_file_errors(void **state)
         {"socket: \"a\\0b\"\n", "t.yaml:1:9: a NUL byte in the text"},
         {"strict: [yes\n", "t.yaml:"},
         {"socket: b: c\n", "t.yaml:1:10: not YAML: mapping values are not allowed"},
+        {"# one\n# caf\xe9 two\n", "t.yaml:2:7: not YAML: invalid trailing"}, /* Latin 1 */
+        {"# one\nsocket: \x01\n", "t.yaml:2:9: not YAML: control characters"},
         {"? [a]\n: b\n", "t.yaml:1:3: a key is expected"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
