@@ -529,10 +529,14 @@ static int check_output_dir(struct builder *b, const char *pattern)
         return 0;
     if (pattern[strlen(pattern) - 1] == '/' ||
         (strlen(path) == strlen(pattern) && stat(pattern, &st) == 0 && S_ISDIR(st.st_mode))) {
+        size_t len = strlen(pattern);
+
+        while (len > 0 && pattern[len - 1] == '/')
+            len--;
         error_set(b->err, ACCEL_EINVAL,
-                  "--output %s: not possible\nwhy: it is a directory\ntry: --output %s/%%x-%%j.out",
+                  "--output %s: not possible\nwhy: it is a directory\ntry: --output %s",
                   quoted(b, pattern),
-                  quoted(b, arena_printf(b->a, "%.*s", (int)(slash - path), path)));
+                  quoted(b, arena_printf(b->a, "%.*s/%%x-%%j.out", (int)len, pattern)));
         return fail_with(b, EXIT_CODE_USAGE);
     }
     *slash = '\0';

@@ -181,9 +181,14 @@ int sync_pack(const char *dir, const char *const *excludes, size_t exclude_count
     pid_t pid;
 
     if (!realpath(dir, a.source) || stat(a.source, &st) < 0)
-        return error_sys(err, errno, "--sync %s", dir);
+        return error_set(err, ACCEL_EINVAL,
+                         "--sync %s: not possible\nwhy: %s\ntry: ls, from this directory", dir,
+                         strerror(errno));
     if (!S_ISDIR(st.st_mode))
-        return error_set(err, ACCEL_EINVAL, "--sync %s: not a directory", dir);
+        return error_set(err, ACCEL_EINVAL,
+                         "--sync %s: not possible\nwhy: it is not a directory\n"
+                         "try: --sync with the directory it is in",
+                         dir);
     int r = open_unnamed(&a.fd, err);
     if (r == 0)
         r = spawn_tar(a.source, excludes, exclude_count, &pid, &from, err);

@@ -111,7 +111,8 @@ def submitted(c):
 
 @test("--sync of what is no directory, or too large: told, nothing is submitted")
 def refused(c):
-    c.fails(1, "launch", "--sync", c.path("nowhere"), "true")
+    result = c.fails(2, "launch", "--sync", c.path("nowhere"), "true")
+    check("why: No such file" in result.err and "try: ls" in result.err, "%s", result)
     result = c.fails(2, "launch", "--sync", __file__, "true")
     check("not a directory" in result.err, "%s", result)
     os.mkdir(c.path("big"))

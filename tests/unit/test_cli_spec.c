@@ -466,6 +466,13 @@ static void test_names_and_patterns(void **state)
     assert_int_equal(b.spec.output_pattern.len, strlen(want));
     assert_memory_equal(b.spec.output_pattern.data, want, strlen(want));
     done(&b);
+    BUILD(&b, "launch", "--output", "/tmp", "tool");
+    assert_int_equal(b.code, 2);
+    assert_non_null(strstr(b.err.text, "try: --output /tmp/%x-%j.out"));
+    done(&b);
+    BUILD(&b, "launch", "--output", "/tmp//", "tool");
+    assert_non_null(strstr(b.err.text, "try: --output /tmp/%x-%j.out"));
+    done(&b);
     BUILD(&b, "launch", "--output", "/tmp/%q", "tool");
     assert_int_equal(b.code, 2);
     done(&b);
