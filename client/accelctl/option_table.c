@@ -213,8 +213,8 @@ const struct option_row option_table[] = {
     {OPT_NAME, "name", 'J', "job-name", TEXT("S"), RUN,
      "name of the job; default: that of the program"},
     {OPT_OUTPUT_PATTERN, "output", 'o', "", TEXT("PATTERN"), RUN,
-     "copy output to a file too, that of rank 0 unless PATTERN has %r: %j job id, %x name, %r rank, "
-     "%A attempt, %N node, %u user, %% percent"},
+     "copy output to a file too, that of rank 0 unless PATTERN has %r: %j job id, %x name, %r "
+     "rank, %A attempt, %N node, %u user, %% percent"},
     {OPT_PYTHON, "python", 0, "", TEXT("P"), RUN, "run scripts and modules under this interpreter"},
     {OPT_MODULE, "module", 'm', "", TEXT("MODULE"), RUN,
      "run a Python module; what follows are its arguments"},
