@@ -192,7 +192,7 @@ static int prepare(struct history *h)
 
 int verb_events(struct cli *cli)
 {
-    static const struct session_hooks hooks = {on_back, on_gone};
+    static const struct session_hooks hooks = {.on_back = on_back, .on_gone = on_gone};
     struct history h = {.cli = cli,
                         .form = view_form_of(&cli->opt),
                         .now_ms = clock_wall_ms(),

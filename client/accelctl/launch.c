@@ -39,6 +39,7 @@ struct launch {
     uint32_t told_attempt;
     char told_reason[LIMIT_REASON_BYTES + 1];
     int exit_code;
+    int no_agent_code; /* not 0: the job was cancelled because no node can be started */
 };
 
 static void launch_over(struct launch *l, int exit_code)
@@ -296,6 +297,18 @@ static void on_gone(void *ctx, const struct accel_error *err)
     launch_over(l, EXIT_CODE_UNREACHABLE);
 }
 
+/* What has begun is left to go on; what waits would wait for ever. */
+static void on_no_agent(void *ctx, int exit_code)
+{
+    struct launch *l = ctx;
+    const Accel__V1__Job *job = l->attach.job;
+
+    if (job && job->state != ACCEL__V1__JOB_STATE__JOB_PENDING)
+        return;
+    l->no_agent_code = exit_code;
+    cancel_job(l, false);
+}
+
 static void catch_signals(struct launch *l)
 {
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
@@ -361,12 +374,12 @@ static int outcome(struct launch *l)
         result_add_loss(&text, job);
     if (text.len > 0)
         cli_write_str(STDERR_FILENO, &text);
-    return code;
+    return l->no_agent_code ? l->no_agent_code : code;
 }
 
 int verb_launch(struct cli *cli)
 {
-    static const struct session_hooks hooks = {on_back, on_gone};
+    static const struct session_hooks hooks = {on_back, on_gone, on_no_agent};
     AUTO_FREE struct launch *l = xcalloc(1, sizeof *l);
     struct accel_error err = {0};
     int code = submission_prepare(cli, &l->submission);

@@ -122,7 +122,7 @@ static int choose_attempt(struct logs *l, struct accel_error *err)
 
 static int run(struct logs *l, struct accel_error *err)
 {
-    static const struct session_hooks hooks = {on_back, on_gone};
+    static const struct session_hooks hooks = {.on_back = on_back, .on_gone = on_gone};
     const struct options *o = &l->cli->opt;
     Accel__V1__GetRequest req = ACCEL__V1__GET_REQUEST__INIT;
     struct attach *a = &l->attach;

@@ -370,7 +370,7 @@ static void watch_done(struct watch *w)
 
 int ps_watch(struct listing *l, struct session *session, struct accel_error *err)
 {
-    static const struct session_hooks hooks = {on_back, on_gone};
+    static const struct session_hooks hooks = {.on_back = on_back, .on_gone = on_gone};
     const char *term = getenv("TERM");
     struct watch w = {.l = l, .session = session, .err = err};
 

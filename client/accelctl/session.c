@@ -435,6 +435,14 @@ void session_end_with_reader(struct session *s)
 
 /* --- the node daemon --- */
 
+static void tell_no_agent(struct session *s, const struct accel_error *err)
+{
+    int exit_code = cli_error(err);
+
+    if (s->hooks && s->hooks->on_no_agent && !s->is_closing)
+        s->hooks->on_no_agent(s->ctx, exit_code);
+}
+
 static void on_agent_poll_closed(uv_handle_t *handle)
 {
     struct session *s = handle->data;
@@ -448,10 +456,12 @@ static void on_agent_word(uv_poll_t *poll, int status, int events)
     struct session *s = poll->data;
     struct accel_error err = {0};
 
-    if (embedded_start_result(&s->agent, &err) < 0)
-        cli_error(&err);
+    int r = embedded_start_result(&s->agent, &err);
+
     uv_poll_stop(poll);
     uv_close((uv_handle_t *)poll, on_agent_poll_closed);
+    if (r < 0)
+        tell_no_agent(s, &err);
 }
 
 void session_ensure_agent(struct session *s)
@@ -465,7 +475,7 @@ void session_ensure_agent(struct session *s)
     if (r == ACCEL_EBUSY)
         return;
     if (r < 0) {
-        cli_error(&err);
+        tell_no_agent(s, &err);
         return;
     }
     uv_poll_init(&s->loop, &s->agent_poll, s->agent.ready_fd);

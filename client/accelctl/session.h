@@ -38,6 +38,9 @@ struct rpc_channel *session_channel(struct session *s);
 struct session_hooks {
     void (*on_back)(void *ctx); /* a new channel is there: start your calls again */
     void (*on_gone)(void *ctx, const struct accel_error *err); /* and will not come back */
+    /* May be NULL. The only node of the embedded coordinator cannot be started; why is told, and
+     * exit_code says it. */
+    void (*on_no_agent)(void *ctx, int exit_code);
 };
 void session_attach(struct session *s, const struct session_hooks *hooks, void *ctx);
 /* For verbs that go on: from now on a pipe on stdout whose reader has gone ends the program

@@ -149,7 +149,7 @@ static int outcome(struct cli *cli, const struct waiting *w, const char *python)
 int wait_for_jobs(struct cli *cli, struct session *session, const uint64_t *ids, size_t count,
                   const char *python)
 {
-    static const struct session_hooks hooks = {on_back, on_gone};
+    static const struct session_hooks hooks = {.on_back = on_back, .on_gone = on_gone};
     struct waiting w = {
         .session = session, .count = count, .for_running = cli->opt.v[OPT_FOR].number == 1};
     AUTO_FREE struct waited *jobs = xcalloc(count, sizeof jobs[0]);

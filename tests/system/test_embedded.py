@@ -67,6 +67,26 @@ def stale_files(c):
     check_equal(len(c.jobs("-a")), 2, "jobs that are known")
 
 
+@test("a node daemon that cannot start: launch says why, takes its job back and ends")
+def no_node(c):
+    c.ok("launch", "true")
+    acceld, seen = c.acceld(), c.state("node", "seen")
+    os.kill(acceld, signal.SIGTERM)
+    wait_pid_gone(acceld)
+    with open(seen) as f:
+        good = f.read()
+    with open(seen, "w") as f:
+        f.write("nonsense\n")
+    result = c.fails(5, "launch", "true")
+    check("acceld) did not start" in result.err and seen in result.err, "why: %s", result)
+    check_equal([(job["state"], job["result"]) for job in c.jobs("-a")],
+                [("ENDED", "succeeded"), ("ENDED", "cancelled")], "jobs")
+    with open(seen, "w") as f:
+        f.write(good)
+    check_equal(c.ok("launch", "echo", "here").out, "here\n", "the next")
+    c.counts_starts = False
+
+
 @test("a coordinator that dies while commands come in: each of them gets its answer")
 def dies_under_commands(c):
     for _ in range(3):
