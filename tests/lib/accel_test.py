@@ -10,6 +10,7 @@ Knows the programs from outside only.  Standard library only.
 import atexit
 import contextlib
 import errno
+import glob
 import json
 import os
 import queue
@@ -520,10 +521,12 @@ class Cluster:
             if popen.poll() is None:
                 popen.kill()
             popen.wait()
+        cgroups = self._cgroups()
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             left = self.processes()
             if not left:
+                remove_cgroups(cgroups)
                 return
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
@@ -531,6 +534,19 @@ class Cluster:
             for pid in left:
                 with contextlib.suppress(Failure):
                     wait_pid_gone(pid, 2)
+
+    def _cgroups(self):
+        """Names of what an acceld leaves that is killed with its accel-spawn: cgroup.c."""
+        names = []
+        for top, folders, _ in os.walk(self.state_home):
+            if "attempts" in folders:
+                path = os.path.join(top, "attempts")
+                st, number = os.stat(path), 0xcbf29ce484222325
+                for byte in ("%x:%x:%s" % (st.st_dev, st.st_ino, path)).encode():
+                    number = (number ^ byte) * 0x100000001b3 % 2 ** 64
+                names.append("accel-%d-%016x" % (st.st_uid, number))
+                folders.remove("attempts")
+        return names
 
     def logs(self):
         found = {}
@@ -560,6 +576,18 @@ def test(sentence, **how):
         TESTS.append((sentence, function, how))
         return function
     return add
+
+
+def remove_cgroups(names):
+    """Those that are empty, in every hierarchy, below our own cgroup and at the top."""
+    with open("/proc/self/cgroup") as f:
+        below = {"", *(line.rstrip("\n").split(":", 2)[2].lstrip("/") for line in f)}
+    for name in names:
+        for path in glob.glob("/sys/fs/cgroup/*") + ["/sys/fs/cgroup"]:
+            for top in {os.path.join(path, b, name) for b in below}:
+                for folder, _, _ in os.walk(top, topdown=False):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(folder)
 
 
 def why_not(how):
@@ -598,6 +626,9 @@ def diagnostics(text):
 
 def main():
     """Runs the registered tests, or those whose sentence holds an argument; prints TAP."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:  # a background job's; children inherit it
+            signal.signal(number, signal.SIG_DFL)
     wanted = sys.argv[1:]
     tests = [t for t in TESTS if not wanted or any(w in t[0] for w in wanted)]
     failed = 0
