@@ -49,7 +49,7 @@ def owned(c):
     launch.expect("ready")
     stop_coordinator(c)
     c.ok("ps")
-    c.wait(1, running=True)  # its node has to say so
+    c.wait("1", running=True)  # its node has to say so
     gate.open()
     check_equal(launch.finish().rc, 0, "exit code")
     c.counts_starts = False
