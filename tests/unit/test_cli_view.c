@@ -400,11 +400,10 @@ static void test_table_on_a_narrow_terminal(void **state)
                 "18446744073709551615 r\xc3\xa9sum\xc3\xa9         2h10m RUNNING\n"
                 "                   0 a\\x09b\\x1b\\xff       HELD    "
                 "none of the nodes that are r\xe2\x80\xa6\n");
-    check_table(
-        false, false, 64, /* AGE is hidden before texts are cut to nothing */
-        "                  ID NAME           STATE   REASON\n"
-        "18446744073709551615 r\xc3\xa9sum\xc3\xa9         RUNNING\n"
-        "                   0 a\\x09b\\x1b\\xff HELD    none of the nodes t\xe2\x80\xa6\n");
+    check_table(false, false, 64, /* AGE is hidden before texts are cut to nothing */
+                "                  ID NAME           STATE   REASON\n"
+                "18446744073709551615 r\xc3\xa9sum\xc3\xa9         RUNNING\n"
+                "                   0 a\\x09b\\x1b\\xff HELD    none of the nodes t\xe2\x80\xa6\n");
     check_table(false, false, 1,
                 "                  ID NAME STATE   REASON\n"
                 "18446744073709551615 r\xc3\xa9s\xe2\x80\xa6 RUNNING\n"
