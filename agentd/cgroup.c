@@ -357,7 +357,8 @@ int cgroup_vfork(int cgroup_fd, void (*run)(void *arg), void *arg, int *ret_pidf
     int pidfd = -1;
     bool in_cgroup = cgroup_fd >= 0;
     struct clone_args args = {
-        .flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (cgroup_fd >= 0 ? CLONE_INTO_CGROUP : 0),
+        .flags = CLONE_VM | CLONE_VFORK | (ret_pidfd != NULL ? CLONE_PIDFD : 0) |
+                 (cgroup_fd >= 0 ? CLONE_INTO_CGROUP : 0),
         .pidfd = (uint64_t)(uintptr_t)&pidfd,
         .exit_signal = SIGCHLD,
         .cgroup = cgroup_fd >= 0 ? (uint64_t)cgroup_fd : 0,
