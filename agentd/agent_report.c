@@ -207,7 +207,7 @@ static char *text_of_end(const struct attempt *t, const Accel__V1__ExitRecord *r
 }
 
 /* What the output itself could not tell any more. */
-static char *add_loss(char *text, const Accel__V1__ExitRecord *record, struct arena *arena)
+static char *text_of_loss(const Accel__V1__ExitRecord *record, struct arena *arena)
 {
     uint64_t bytes = 0;
     int sys = 0;
@@ -216,10 +216,9 @@ static char *add_loss(char *text, const Accel__V1__ExitRecord *record, struct ar
         sys = record->ranks[i]->lost_bytes ? record->ranks[i]->lost_errno : sys;
     }
     if (bytes == 0)
-        return text;
+        return (char *)"";
     const char *why = strerrordesc_np(sys);
-    return arena_printf(arena, "%s; %" PRIu64 STR_OUTPUT_LOST "%s", text, bytes,
-                        why ? why : "unknown error");
+    return arena_printf(arena, "%" PRIu64 STR_OUTPUT_LOST "%s", bytes, why ? why : "unknown error");
 }
 
 void agent_report_ended(struct agent *a, const struct agent_event *ev, struct attempt *t,
@@ -235,7 +234,8 @@ void agent_report_ended(struct agent *a, const struct agent_event *ev, struct at
     /* Ranks that fail because their GPU does are not to blame. */
     if (t->broken && ended.cause == ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED)
         ended.cause = ACCEL__V1__CAUSE__CAUSE_DEVICE_FAULT;
-    ended.text = add_loss(text_of_end(t, record, ended.cause, &out->arena), record, &out->arena);
+    ended.text = text_of_end(t, record, ended.cause, &out->arena);
+    ended.lost_output = text_of_loss(record, &out->arena);
     ended.first_failed_rank = -1;
     int32_t failed =
         ended.cause == ACCEL__V1__CAUSE__CAUSE_START_FAILED ? t->unstarted : t->first_failed;

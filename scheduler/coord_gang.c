@@ -275,12 +275,12 @@ static void finish(struct coord *c, struct attempt *a)
 {
     heap_remove(&c->timers, &a->prepare.node);
     fence_free(a);
-    if (has_several(a) && a->cause == ACCEL__V1__CAUSE__CAUSE_SUCCEEDED) {
-        AUTO_STR struct str text = {0};
-        str_init(&text);
-        str_addf(&text, "all %u ranks exited with code 0", a->world_size);
-        job_set_text(&a->text, text.data);
-    }
+    if (has_several(a) && a->cause == ACCEL__V1__CAUSE__CAUSE_SUCCEEDED)
+        job_set_text(&a->text, arena_printf(&c->out->arena, "all %u ranks exited with code 0",
+                                            a->world_size));
+    if (a->lost_output) /* by whichever node: it is not why the attempt ended */
+        job_set_text(&a->text, arena_printf(&c->out->arena, "%s; %s",
+                                            a->text ? a->text : "it ended", a->lost_output));
     job_apply(c, a->job, JOB_EV_ATTEMPT_ENDED, NULL);
 }
 
@@ -376,6 +376,8 @@ void gang_note_end(struct coord *c, struct attempt *a, const Accel__V1__AttemptE
     bool is_older = a->cause == ACCEL__V1__CAUSE__CAUSE_WORKER_FAILED && is_origin(cause) &&
                     a->stop_cause != cause;
 
+    if (m->lost_output && m->lost_output[0] && !a->lost_output)
+        job_set_text(&a->lost_output, m->lost_output);
     if (!is_worse && is_origin(a->cause))
         return; /* it is why the ranks of this node ended */
     if (is_first || is_older) {

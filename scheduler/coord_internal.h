@@ -99,6 +99,7 @@ struct attempt {
     struct job *job;
     uint32_t number, cause;
     char *text;
+    char *lost_output; /* of the first node that told of some; not stored before the end */
     int64_t start_ms, run_ms, end_ms;
     uint64_t start_seq, run_seq, end_seq;
     int32_t first_failed_rank;

@@ -213,6 +213,7 @@ void attempt_free(struct coord *c, struct attempt *a)
     free(a->workers);
     free(a->shares);
     free(a->text);
+    free(a->lost_output);
     free(a->master_addr);
     free(a);
 }

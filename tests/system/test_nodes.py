@@ -162,6 +162,18 @@ def stdin(c):
                 [("0", "200000"), ("1", "0")], str(result))
 
 
+@test("output that one node lost is told of the whole gang, also when all went well")
+def lost_output(c):
+    Nodes(c, "a", "b")
+    for code in (0, 3):
+        line = "test $RANK = 1 || { echo out; exit %d; }" % code  # the file is rank 0's
+        result = c.run("launch", "--nodes", "2", "--output", "/dev/full", "--wrap", line)
+        check_equal(result.rc, code, str(result))
+        check_equal(result.out, "out\n", "what launch itself shows")
+        check("\naccelctl: 4 bytes of output were lost: No space left on device" in
+              "\n" + result.err, "told: %s", result)
+
+
 @test("--nodelist, --exclude and -j; what cannot be is refused and says what there is")
 def places(c):
     Nodes(c, "a", "b", "c")
