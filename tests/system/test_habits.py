@@ -183,7 +183,7 @@ def programs(c):
 def errors(c):
     c.counts_starts = False
     check_form(c.fails(2, "ps", "--coordinator", "unix:/" + "x" * 5000), "a long path")
-    check_form(c.fails(1, "launch", "--sync", "nosuch", "true"), "a directory to send")
+    check_form(c.fails(2, "launch", "--sync", "nosuch", "true"), "a directory to send")
     result = c.fails(1, prefix=["bash", "-c", 'exec "$0" help > /dev/full'])
     check_form(result, "a full disk")
     check("why: No space left" in result.err and "make room" in result.err, "%s", result)
