@@ -7,6 +7,7 @@ own and goes on from it when it is started again.
 """
 import argparse
 import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -72,3 +73,7 @@ def main():
 
 if __name__ == "__main__":
     main()
+    # Gloo's threads outlive the process group; one that wants the interpreter while it is being
+    # taken down aborts the process ("terminate called without an active exception", torch 2.15).
+    sys.stdout.flush()
+    os._exit(0)
