@@ -25,8 +25,8 @@
 #include "common/rpc_local.h"
 
 #define SYSTEM_SOCKET "/run/accel/coordinator.sock"
-/* of session_call: a coordinator that breaks every connection is no use */
 #define FILES_MIN        7u /* open files: a loop's, and a connection */
+/* of session_call: a coordinator that breaks every connection is no use */
 #define CALL_TRIES       4
 #define RETRY_FIRST_MS   50 /* to a coordinator that is not ours to start; doubling */
 #define RETRY_LONGEST_MS 2000
