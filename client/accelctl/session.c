@@ -25,7 +25,7 @@
 #include "common/rpc_local.h"
 
 #define SYSTEM_SOCKET "/run/accel/coordinator.sock"
-#define FILES_MIN        7u /* open files: a loop's, and a connection */
+#define FILES_MIN     7u /* open files: a loop's, and a connection */
 /* of session_call: a coordinator that breaks every connection is no use */
 #define CALL_TRIES       4
 #define RETRY_FIRST_MS   50 /* to a coordinator that is not ours to start; doubling */
